@@ -1,0 +1,1 @@
+"""Continuous batching over the packed forward: scheduler, runner, one thread, an async handle."""

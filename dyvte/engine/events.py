@@ -1,0 +1,122 @@
+"""The words between the engine and whoever asked: a request in, token events out.
+
+The engine speaks token ids; text is presentation and lives with the caller. Knows no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from dyvte.engine.stats import EngineSnapshot, Observer, RequestStats
+from dyvte.params import ExitOptions, FinishReason, SamplingParams
+from dyvte.prompt import Message, Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRequest:
+    """One request: a prompt, how to sample it, and how deep its image goes.
+
+    ``exits`` None takes the engine's default. ``request_id`` is the caller's and appears in logs.
+    """
+
+    request_id: str
+    prompt: Prompt
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    exits: ExitOptions | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """log P of the chosen token and of the most likely ones, best first (natural logarithm)."""
+
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TokenEvent:
+    """One token of choice ``index``.
+
+    ``finish_reason`` is set on a choice's last event; its ``token_id`` is None there if nothing
+    is to be shown (the end-of-sequence token is never shown). ``stats`` comes on the very last
+    event of the request.
+    """
+
+    index: int
+    token_id: int | None
+    logprobs: TokenLogprobs | None = None
+    finish_reason: FinishReason | None = None
+    stats: RequestStats | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What a loaded model is and offers; nothing here changes while it runs.
+
+    ``policies`` are the exit policies that a request may name; ``presets`` maps an alias
+    ("safe", "balanced", "aggressive") to its options; ``default_exits`` is used where a request
+    says nothing. ``max_model_len`` counts prompt rows (visual included) plus new tokens.
+    """
+
+    family: str
+    num_layers: int
+    vocab_size: int
+    max_model_len: int
+    dtype: str
+    device: str
+    attention: str
+    policies: tuple[str, ...]
+    default_exits: ExitOptions
+    presets: Mapping[str, ExitOptions] = field(default_factory=dict)
+    has_gates: bool = False
+    calibrated: bool = False
+    exits_hint: str | None = None
+
+
+class Engine(Protocol):
+    """What a server needs of an engine. ``dyvte.engine.handle.AsyncEngine`` is the real one.
+
+    ``prepare`` and ``decode`` may be called from any thread; ``submit`` from the event loop.
+    Closing the iterator of ``submit`` (or cancelling its task) aborts the request within a step.
+    """
+
+    @property
+    def info(self) -> ModelInfo:
+        """What is loaded."""
+
+    @property
+    def alive(self) -> bool:
+        """False once the engine thread has died."""
+
+    def prepare(self, messages: Sequence[Message]) -> Prompt:
+        """Chat template, tokens, processed images. Blocking. Raises PromptError."""
+
+    def check(self, prompt: Prompt, sampling: SamplingParams, exits: ExitOptions | None) -> int:
+        """Return the number of prompt tokens (visual rows counted).
+
+        Raises PromptError (too long, …) or OptionError (does not fit this model) without
+        submitting anything.
+        """
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes a token stands for (specials: empty)."""
+
+    def submit(self, request: EngineRequest) -> AsyncIterator[Sequence[TokenEvent]]:
+        """Yield lists of events as steps finish. Raises QueueFull, EngineStopped, RequestFailed."""
+
+    def snapshot(self) -> EngineSnapshot:
+        """How busy it is now."""
+
+    def observe(self, observer: Observer) -> None:
+        """Tell ``observer`` of every step and every finished request."""
+
+    async def start(self) -> None:
+        """Start the engine thread and warm up; returns when the first request may come."""
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Refuse new requests, wait for the running; True if all finished in time."""
+
+    async def stop(self) -> None:
+        """Abort what runs and end the thread."""

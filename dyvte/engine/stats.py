@@ -1,0 +1,96 @@
+"""What the engine reports: about one request when it ends, about itself at any moment.
+
+Plain numbers in base units (seconds, bytes, FLOPs). Knows no Prometheus and no HTTP.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from dyvte.flops import FlopsReport
+
+
+class ExitOutcome(StrEnum):
+    """What became of a request's visual tokens."""
+
+    EXITED = "exited"  # they left after ``exit_layer``
+    NO_EXIT = "no_exit"  # a policy was asked and kept them
+    OFF = "off"  # the policy was "off"
+    NO_IMAGE = "no_image"  # there were none
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Seconds of one request inside the engine; ``ttft`` and ``total`` count from submission."""
+
+    queue: float = 0.0
+    vision: float = 0.0
+    prefill: float = 0.0
+    ttft: float = 0.0
+    decode: float = 0.0
+    total: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class RequestStats:
+    """The account of one finished request (all n choices together; the prefill counts once).
+
+    ``policy`` … ``max_layer`` are the values in force after defaults and the operator's caps.
+    ``kv_bytes`` is what the sequences held at their end, ``kv_bytes_saved`` what the rows that
+    left would have taken on top. ``gate_logits`` has one (keep, exit) pair per gate asked.
+    ``itl`` are the gaps between successive tokens of each choice, in seconds.
+    """
+
+    policy: str
+    outcome: ExitOutcome
+    num_layers: int
+    prompt_tokens: int
+    completion_tokens: int
+    visual_tokens: int
+    flops: FlopsReport
+    timings: Timings
+    aggressiveness: float | None = None
+    min_layer: int | None = None
+    max_layer: int | None = None
+    exit_layer: int | None = None
+    cached_tokens: int = 0
+    kv_bytes: int = 0
+    kv_bytes_saved: int = 0
+    tokens_per_layer: tuple[int, ...] = ()
+    kv_tokens_per_layer: tuple[int, ...] = ()
+    gate_logits: tuple[tuple[float, float], ...] = ()
+    gates_nan: int = 0
+    itl: tuple[float, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class StepStats:
+    """One engine step: rows of the packed batch, and where its seconds went."""
+
+    prefill_rows: int = 0
+    decode_rows: int = 0
+    seconds: float = 0.0
+    gate_seconds: float = 0.0
+    vision_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSnapshot:
+    """The engine now. ``kv_usage`` is a ratio 0..1; ``kv_bytes_saved`` is resident now."""
+
+    running: int = 0
+    waiting: int = 0
+    kv_usage: float = 0.0
+    kv_bytes_saved: int = 0
+
+
+class Observer(Protocol):
+    """Told by the engine thread; must be quick and must not raise."""
+
+    def on_step(self, step: StepStats) -> None:
+        """After each step."""
+
+    def on_finish(self, stats: RequestStats) -> None:
+        """After each request that ended with stop or length."""

@@ -1,0 +1,203 @@
+"""What a request may ask for: how to sample, and how deep its image goes.
+
+Frozen dataclasses that check themselves; what the model can grant (does it have gates? how many
+layers?) is decided later, in ``dyvte.exits.resolve``. Knows no torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from dyvte.errors import OptionError
+
+MAX_TOP_LOGPROBS = 20
+
+T = TypeVar("T")
+
+
+class FinishReason(StrEnum):
+    """Why a sequence ended."""
+
+    STOP = "stop"  # end-of-sequence token, stop token or stop string
+    LENGTH = "length"  # max_tokens or the model's context is used up
+    ABORT = "abort"  # the caller went away
+    ERROR = "error"  # the sequence's own step raised
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How tokens are chosen. Names and defaults are OpenAI's where OpenAI has one.
+
+    ``temperature`` 0 is greedy and exact. ``seed`` makes a sampled result repeatable whatever
+    else runs in the batch. ``stop`` holds strings, ``stop_token_ids`` ids; neither is returned.
+    ``logprobs`` is the number of alternatives to report per token (0: the chosen one only).
+    ``return_logits`` keeps the float32 logits of every chosen token in the offline result.
+    """
+
+    max_tokens: int = 16
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    min_tokens: int = 0
+    ignore_eos: bool = False
+    n: int = 1
+    logprobs: int | None = None
+    return_logits: bool = False
+
+    def __post_init__(self) -> None:
+        stop: object = self.stop
+        if isinstance(stop, str):
+            object.__setattr__(self, "stop", (stop,))
+        elif stop is None:
+            object.__setattr__(self, "stop", ())
+        else:
+            object.__setattr__(self, "stop", tuple(self.stop))
+        object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
+        _at_least("max_tokens", self.max_tokens, 1)
+        _between("temperature", self.temperature, 0.0, 2.0)
+        _between("top_p", self.top_p, 0.0, 1.0)
+        if self.top_p == 0.0:
+            raise OptionError("top_p", "must be above 0 (use temperature 0 for greedy)")
+        _at_least("top_k", self.top_k, 0)
+        _between("min_p", self.min_p, 0.0, 1.0)
+        _at_least("min_tokens", self.min_tokens, 0)
+        if self.min_tokens > self.max_tokens:
+            raise OptionError("min_tokens", f"{self.min_tokens} exceeds max_tokens {self.max_tokens}")
+        _at_least("n", self.n, 1)
+        if self.logprobs is not None and not 0 <= self.logprobs <= MAX_TOP_LOGPROBS:
+            raise OptionError("top_logprobs", f"must be 0..{MAX_TOP_LOGPROBS}, not {self.logprobs}")
+        if any(not isinstance(text, str) or not text for text in self.stop):
+            raise OptionError("stop", "each stop must be a non-empty string")
+
+    @property
+    def greedy(self) -> bool:
+        """True if the highest logit is taken, without a random number."""
+        return self.temperature == 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class PruneOptions:
+    """Which visual tokens leave before the exit, and where.
+
+    ``layer`` is the first layer that runs without the pruned tokens; ``stages`` lists
+    ``(layer, share kept)`` for the staged methods.
+    """
+
+    method: str
+    layer: int | None = None
+    ratio: float | None = None
+    stages: tuple[tuple[int, float], ...] | None = None
+
+    @classmethod
+    def of(cls, value: PruneOptions | Mapping[str, Any]) -> PruneOptions:
+        """Accept the dataclass itself or a mapping with the same keys, checked."""
+        return value if isinstance(value, cls) else _from_mapping(cls, value, "prune")
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.method, str) or not self.method:
+            raise OptionError("prune.method", "must be the name of a pruning method")
+        if self.layer is not None:
+            _at_least("prune.layer", self.layer, 0)
+        if self.ratio is not None:
+            _between("prune.ratio", self.ratio, 0.0, 1.0)
+        if self.stages is not None:
+            object.__setattr__(self, "stages", tuple((int(k), float(s)) for k, s in self.stages))
+
+
+@dataclass(frozen=True, slots=True)
+class ExitOptions:
+    """After which layer the visual tokens of a prompt leave, and who decides.
+
+    ``policy`` "gate" asks the model's gates: layer l fires iff
+    ``logit_exit - logit_keep > log((1 - a) / a)`` with ``a = aggressiveness`` (None: 0.5, the
+    paper's argmax), inside ``min_layer..max_layer`` only. "fixed" exits after ``exit_layer``
+    (0-based; the layers 0..exit_layer see the image). "off" never exits.
+    """
+
+    policy: str = "gate"
+    aggressiveness: float | None = None
+    exit_layer: int | None = None
+    min_layer: int | None = None
+    max_layer: int | None = None
+    prune: PruneOptions | Mapping[str, Any] | None = None
+    max_risk: float | None = None
+
+    @classmethod
+    def of(cls, value: ExitOptions | Mapping[str, Any]) -> ExitOptions:
+        """Accept the dataclass itself or a mapping with the same keys, checked."""
+        return value if isinstance(value, cls) else _from_mapping(cls, value, "")
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.policy, str) or not self.policy:
+            raise OptionError("policy", "must be the name of an exit policy")
+        self._check_ranges()
+        self._check_fit()
+        if self.prune is not None:
+            object.__setattr__(self, "prune", PruneOptions.of(self.prune))
+
+    def _check_ranges(self) -> None:
+        a = self.aggressiveness
+        if a is not None:
+            _number("aggressiveness", a)
+            # NaN is allowed on purpose: it compares false everywhere, so it keeps the image.
+            if not math.isnan(a) and not 0.0 <= a <= 1.0:
+                raise OptionError("aggressiveness", f"must be between 0 and 1, not {a}")
+        if self.max_risk is not None:
+            _between("max_risk", self.max_risk, 0.0, 1.0)
+        for name in ("exit_layer", "min_layer", "max_layer"):
+            value = getattr(self, name)
+            if value is not None:
+                _at_least(name, value, 0)
+        if self.min_layer is not None and self.max_layer is not None:
+            if self.min_layer > self.max_layer:
+                raise OptionError("min_layer", f"{self.min_layer} is above max_layer {self.max_layer}")
+
+    def _check_fit(self) -> None:
+        if self.policy == "fixed" and self.exit_layer is None:
+            raise OptionError("exit_layer", 'is required with policy "fixed"')
+        if self.policy != "fixed" and self.exit_layer is not None:
+            raise OptionError("exit_layer", f'needs policy "fixed", not "{self.policy}"')
+        for name in ("aggressiveness", "min_layer", "max_layer", "max_risk"):
+            if self.policy in ("fixed", "off") and getattr(self, name) is not None:
+                raise OptionError(name, f'has no meaning with policy "{self.policy}"')
+        if self.max_risk is not None:
+            for name in ("aggressiveness", "min_layer", "max_layer", "prune"):
+                if getattr(self, name) is not None:
+                    raise OptionError("max_risk", f"cannot be combined with {name}: the measured risk holds without it")
+
+
+def _from_mapping(cls: type[T], value: Mapping[str, Any], prefix: str) -> T:
+    dot = f"{prefix}." if prefix else ""
+    if not isinstance(value, Mapping):
+        raise OptionError(prefix or "exits", "must be an object with named settings")
+    known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+    for key in value:
+        if key not in known:
+            raise OptionError(f"{dot}{key}", f"is not known; known are {', '.join(sorted(known))}")
+    return cls(**value)
+
+
+def _number(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise OptionError(name, f"must be a number, not {value!r}")
+
+
+def _between(name: str, value: float, low: float, high: float) -> None:
+    _number(name, value)
+    if not low <= value <= high:
+        raise OptionError(name, f"must be between {low:g} and {high:g}, not {value}")
+
+
+def _at_least(name: str, value: int, low: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise OptionError(name, f"must be a whole number, not {value!r}")
+    if value < low:
+        raise OptionError(name, f"must be at least {low}, not {value}")

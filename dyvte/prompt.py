@@ -1,0 +1,52 @@
+"""A prompt as the engine takes it: token ids with image placeholders, and processed images.
+
+Expansion of a placeholder into visual rows is the model adapter's; text is the tokenizer's.
+Knows no torch: ``images`` holds whatever the family's image processor returned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from dyvte.errors import PromptError
+
+IMAGE = -200
+"""The id that stands for one image in ``Prompt.token_ids`` (LLaVA's ``IMAGE_TOKEN_INDEX``)."""
+
+Message = Mapping[str, Any]
+"""``{"role": …, "content": str | [{"type": "text", "text": …} | {"type": "image", "image": pil}]}``."""
+
+
+@dataclass(frozen=True, slots=True)
+class VisualSpan:
+    """Rows ``start..stop-1`` of an expanded prompt that come from one image."""
+
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """Token ids, with ``IMAGE`` once per image, and the processed images in the same order.
+
+    ``images`` is what the family's image processor returns, e.g. ``{"pixel_values":
+    [images, 3, H, W]}``; None for text only.
+    """
+
+    token_ids: Sequence[int]
+    images: Mapping[str, Any] | None = field(default=None)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "token_ids", [int(i) for i in self.token_ids])
+        if not self.token_ids:
+            raise PromptError("the prompt is empty: give at least one token")
+
+    @property
+    def num_images(self) -> int:
+        """Image placeholders in the token ids."""
+        return sum(1 for i in self.token_ids if i == IMAGE)
