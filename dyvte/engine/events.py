@@ -58,6 +58,8 @@ class ModelInfo:
     ``policies`` are the exit policies that a request may name; ``presets`` maps an alias
     ("safe", "balanced", "aggressive") to its options; ``default_exits`` is used where a request
     says nothing. ``max_model_len`` counts prompt rows (visual included) plus new tokens.
+    ``strips_leading_space``: the tokenizer puts one space in front of an answer's first word
+    ("▁Yes"), which is not part of the answer.
     """
 
     family: str
@@ -73,6 +75,14 @@ class ModelInfo:
     has_gates: bool = False
     calibrated: bool = False
     exits_hint: str | None = None
+    strips_leading_space: bool = False
+
+
+class TokenStream(AsyncIterator[Sequence[TokenEvent]], Protocol):
+    """What ``Engine.submit`` returns; any async generator of event lists is one."""
+
+    async def aclose(self) -> None:
+        """Abort the request within a step if it still runs. May be called twice."""
 
 
 class Engine(Protocol):
@@ -100,11 +110,25 @@ class Engine(Protocol):
         submitting anything.
         """
 
+    def resolve(self, exits: ExitOptions | None) -> ExitOptions:
+        """What ``exits`` means on this model: defaults filled in, ``max_risk`` turned into its
+        calibrated aggressiveness, so that a caller can cap the values that will be in force.
+
+        Raises OptionError.
+        """
+
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes a token stands for (specials: empty)."""
 
-    def submit(self, request: EngineRequest) -> AsyncIterator[Sequence[TokenEvent]]:
+    def submit(self, request: EngineRequest) -> TokenStream:
         """Yield lists of events as steps finish. Raises QueueFull, EngineStopped, RequestFailed."""
+
+    def finish(self, request_id: str, index: int) -> None:
+        """End choice ``index`` as STOP within a step: the caller saw a stop string in its text.
+
+        Unlike closing the iterator this is a regular end: the choice's last event and, with the
+        request's very last one, the stats still come. An unknown id or ended choice is ignored.
+        """
 
     def snapshot(self) -> EngineSnapshot:
         """How busy it is now."""
