@@ -85,6 +85,7 @@ class VisionShape:
     projector_in: int
     projector_hidden: int
     projector_out: int
+    projector_rows: int | None = None  # patches, unless the class token is kept
 
     def tower(self, images: int) -> int:
         """Patch embedding and encoder of ``images`` images."""
@@ -95,8 +96,11 @@ class VisionShape:
 
     def projector(self, images: int) -> int:
         """The projector over every patch row."""
-        width = self.projector_in * self.projector_hidden + self.projector_hidden * self.projector_out
-        return images * 2 * self.patches * width
+        width = (
+            self.projector_in * self.projector_hidden + self.projector_hidden * self.projector_out
+        )
+        rows = self.patches if self.projector_rows is None else self.projector_rows
+        return images * 2 * rows * width
 
     def total(self, images: int) -> int:
         """Tower and projector."""

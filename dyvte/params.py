@@ -32,13 +32,13 @@ class FinishReason(StrEnum):
 class SamplingParams:
     """How tokens are chosen. Names and defaults are OpenAI's where OpenAI has one.
 
-    ``temperature`` 0 is greedy and exact. ``seed`` makes a sampled result repeatable whatever
+    ``max_tokens`` None is as many as the context holds. ``temperature`` 0 is greedy and exact. ``seed`` makes a sampled result repeatable whatever
     else runs in the batch. ``stop`` holds strings, ``stop_token_ids`` ids; neither is returned.
     ``logprobs`` is the number of alternatives to report per token (0: the chosen one only).
     ``return_logits`` keeps the float32 logits of every chosen token in the offline result.
     """
 
-    max_tokens: int = 16
+    max_tokens: int | None = 16
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
@@ -61,7 +61,8 @@ class SamplingParams:
         else:
             object.__setattr__(self, "stop", tuple(self.stop))
         object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
-        _at_least("max_tokens", self.max_tokens, 1)
+        if self.max_tokens is not None:
+            _at_least("max_tokens", self.max_tokens, 1)
         _between("temperature", self.temperature, 0.0, 2.0)
         _between("top_p", self.top_p, 0.0, 1.0)
         if self.top_p == 0.0:
@@ -69,8 +70,10 @@ class SamplingParams:
         _at_least("top_k", self.top_k, 0)
         _between("min_p", self.min_p, 0.0, 1.0)
         _at_least("min_tokens", self.min_tokens, 0)
-        if self.min_tokens > self.max_tokens:
-            raise OptionError("min_tokens", f"{self.min_tokens} exceeds max_tokens {self.max_tokens}")
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise OptionError(
+                "min_tokens", f"{self.min_tokens} exceeds max_tokens {self.max_tokens}"
+            )
         _at_least("n", self.n, 1)
         if self.logprobs is not None and not 0 <= self.logprobs <= MAX_TOP_LOGPROBS:
             raise OptionError("top_logprobs", f"must be 0..{MAX_TOP_LOGPROBS}, not {self.logprobs}")
@@ -158,7 +161,9 @@ class ExitOptions:
                 _at_least(name, value, 0)
         if self.min_layer is not None and self.max_layer is not None:
             if self.min_layer > self.max_layer:
-                raise OptionError("min_layer", f"{self.min_layer} is above max_layer {self.max_layer}")
+                raise OptionError(
+                    "min_layer", f"{self.min_layer} is above max_layer {self.max_layer}"
+                )
 
     def _check_fit(self) -> None:
         if self.policy == "fixed" and self.exit_layer is None:
@@ -171,7 +176,10 @@ class ExitOptions:
         if self.max_risk is not None:
             for name in ("aggressiveness", "min_layer", "max_layer", "prune"):
                 if getattr(self, name) is not None:
-                    raise OptionError("max_risk", f"cannot be combined with {name}: the measured risk holds without it")
+                    raise OptionError(
+                        "max_risk",
+                        f"cannot be combined with {name}: the measured risk holds without it",
+                    )
 
 
 def _from_mapping(cls: type[T], value: Mapping[str, Any], prefix: str) -> T:

@@ -78,8 +78,14 @@ class ModelInfo:
     strips_leading_space: bool = False
 
 
-class TokenStream(AsyncIterator[Sequence[TokenEvent]], Protocol):
+class TokenStream(Protocol):
     """What ``Engine.submit`` returns; any async generator of event lists is one."""
+
+    def __aiter__(self) -> AsyncIterator[Sequence[TokenEvent]]:
+        """Itself."""
+
+    async def __anext__(self) -> Sequence[TokenEvent]:
+        """The events of the next step that said something about this request."""
 
     async def aclose(self) -> None:
         """Abort the request within a step if it still runs. May be called twice."""

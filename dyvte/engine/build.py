@@ -1,0 +1,96 @@
+"""From a loaded model to a running core: capacity, ledger, cache, attention, scheduler."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+from dyvte.attention import AttentionBackend, VarlenAttention, choose_backend
+from dyvte.engine.capacity import Capacity, plan_capacity
+from dyvte.engine.core import EngineCore
+from dyvte.engine.runner import Runner
+from dyvte.engine.scheduler import Limits, Scheduler
+from dyvte.errors import OptionError
+from dyvte.kv_cache import KVCache, PagedCache, RunCache
+from dyvte.model import Model
+from dyvte.models.adapter import ModelAdapter
+
+CPU_PAGE = 64
+CUDA_PAGE = 256  # FlashAttention 2 wants pages of 256 rows
+CPU_SHARE = 0.4  # of the free memory, for KV pages
+CUDA_SHARE = 0.85
+WORKSPACE = 1024**3  # left on the device for activations
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """What an operator may set; None means: find out."""
+
+    max_model_len: int | None = None
+    max_num_seqs: int = 64
+    kv_cache_memory: int | None = None
+    max_step_rows: int | None = None
+    page_size: int | None = None
+
+
+def build_core(
+    model: Model, config: EngineConfig | None = None, attention: AttentionBackend | None = None
+) -> EngineCore:
+    """Wire a core. Raises OptionError if the asked capacity does not fit."""
+    settings = config or EngineConfig()
+    adapter = model.adapter
+    backend = attention or choose_backend(adapter.device, adapter.dtype)
+    capacity = _capacity(adapter, settings)
+    cache = _cache(adapter, capacity, backend)
+    if settings.max_num_seqs < 1:
+        raise OptionError("max_num_seqs", f"must be at least 1, not {settings.max_num_seqs}")
+    default_rows = 8192 if adapter.device.type == "cuda" else 1024
+    limits = Limits(settings.max_num_seqs, settings.max_step_rows or default_rows)
+    scheduler = Scheduler(cache.ledger, limits)
+    return EngineCore(model, Runner(adapter, cache, backend), scheduler, capacity.max_model_len)
+
+
+def _capacity(adapter: ModelAdapter, config: EngineConfig) -> Capacity:
+    default = CUDA_PAGE if adapter.device.type == "cuda" else CPU_PAGE
+    return plan_capacity(
+        adapter.decoder,
+        itemsize=adapter.dtype.itemsize,
+        page_size=config.page_size or default,
+        max_positions=adapter.max_positions,
+        free_bytes=_free_bytes(adapter.device),
+        kv_cache_memory=config.kv_cache_memory,
+        max_model_len=config.max_model_len,
+    )
+
+
+def _cache(adapter: ModelAdapter, capacity: Capacity, backend: AttentionBackend) -> KVCache:
+    shape = adapter.decoder
+    ledger = capacity.ledger(shape.num_layers)
+    if adapter.device.type == "cuda" or isinstance(backend, VarlenAttention):
+        return PagedCache(ledger, shape.num_kv_heads, shape.head_dim, adapter.dtype, adapter.device)
+    return RunCache(ledger, shape.num_kv_heads, shape.head_dim, adapter.dtype)
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(max(0, free - WORKSPACE) * CUDA_SHARE)
+    return int(_available_memory() * CPU_SHARE)
+
+
+def _available_memory() -> int:
+    """Bytes of main memory that can be had now, within the container's limit where one is set."""
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        for line in open("/proc/meminfo"):
+            if line.startswith("MemAvailable:"):
+                free = int(line.split()[1]) * 1024
+        limit = open("/sys/fs/cgroup/memory.max").read().strip()
+        used = int(open("/sys/fs/cgroup/memory.current").read())
+        if limit.isdigit():
+            free = min(free, int(limit) - used)
+    except OSError:
+        pass
+    return max(0, free)

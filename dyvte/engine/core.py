@@ -1,0 +1,316 @@
+"""The engine as one breath: plan, run, postprocess. Synchronous; one thread calls it.
+
+Used as it is by offline generation and, behind a thread and queues, by the server. A step that
+raises is run again sequence by sequence, so that the request at fault fails alone and its batch
+mates get the tokens that they would have got without it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections.abc import Sequence as Seq
+
+import torch
+
+from dyvte.engine.events import EngineRequest, TokenEvent
+from dyvte.engine.output import Emission, accept
+from dyvte.engine.report import request_stats
+from dyvte.engine.runner import Output, Prefill, Runner
+from dyvte.engine.scheduler import Plan, Scheduler, Work
+from dyvte.engine.sequence import RequestState, Sequence
+from dyvte.engine.stats import EngineSnapshot, RequestStats, StepStats
+from dyvte.errors import DyvteError, OptionError, PromptError, RequestFailed
+from dyvte.exits.resolve import resolve
+from dyvte.model import Model
+from dyvte.pages import OutOfPages
+from dyvte.params import FinishReason
+from dyvte.sampling import sample
+
+log = logging.getLogger("dyvte.engine")
+
+
+class EngineCore:
+    """Sequences, scheduler and runner. Not thread-safe but for ``check``."""
+
+    def __init__(
+        self, model: Model, runner: Runner, scheduler: Scheduler, max_model_len: int
+    ) -> None:
+        self.model = model
+        self.runner = runner
+        self.scheduler = scheduler
+        self.max_model_len = max_model_len
+        self.last_step = StepStats()
+        self._ids = itertools.count()
+        self._sequences: dict[int, Sequence] = {}
+        self._prefill: Prefill | None = None
+
+    @property
+    def has_work(self) -> bool:
+        """True if a step would do something."""
+        return self.scheduler.has_work
+
+    def check(self, request: EngineRequest) -> RequestState:
+        """Expand and validate without admitting. Raises PromptError, OptionError."""
+        adapter, sampling = self.model.adapter, request.sampling
+        layout = adapter.layout(request.prompt)
+        options = request.exits or self.model.grants.default
+        policy = resolve(options, self.model.grants)
+        room = self.max_model_len - layout.rows
+        if room < 1 or (sampling.max_tokens is not None and sampling.max_tokens > room):
+            asked = "" if sampling.max_tokens is None else f" + {sampling.max_tokens} new tokens"
+            raise PromptError(
+                f"the prompt has {layout.rows} tokens ({layout.visual_rows} visual){asked}; "
+                f"this model's context is {self.max_model_len}"
+            )
+        ledger = self.scheduler.ledger
+        pages = ledger.pages_for(layout.rows + 1) * ledger.num_layers
+        most = min(self.scheduler.limits.max_num_seqs, ledger.num_pages // pages)
+        if sampling.n > most:
+            raise OptionError("n", f"{sampling.n} choices do not fit at once; at most {most} do")
+        return RequestState(request, layout, options, policy)
+
+    def add(self, state: RequestState) -> None:
+        """Put a checked request at the end of the line."""
+        state.choices = [
+            Sequence.of(state, next(self._ids), index) for index in range(state.sampling.n)
+        ]
+        for choice in state.choices:
+            self._sequences[choice.seq] = choice
+        first = state.choices[0]
+        self.scheduler.add(Work(first.seq, first.rows, len(state.choices)))
+
+    def abort(self, state: RequestState) -> None:
+        """Drop a request wherever it is; its pages are free when this returns."""
+        for choice in state.choices:
+            if choice.finish_reason is None:
+                choice.finish_reason = FinishReason.ABORT
+            self._forget(choice)
+
+    def finish_choice(self, state: RequestState, index: int) -> list[Emission]:
+        """End one choice as STOP from outside (its text holds a stop string)."""
+        choices = [c for c in state.choices if c.index == index and c.finish_reason is None]
+        for choice in choices:
+            choice.finish_reason = FinishReason.STOP
+            self._end(choice)
+        reason = FinishReason.STOP
+        return [Emission(state, TokenEvent(c.index, None, finish_reason=reason)) for c in choices]
+
+    @torch.inference_mode()
+    def step(self) -> list[Emission]:
+        """Run one step and return what it said, in sequence order."""
+        began = time.perf_counter()
+        plan = self.scheduler.plan(self.runner.cache.lengths)
+        for seq in sorted(plan.preempted, reverse=True):
+            self._preempt(seq)
+        if plan.idle:
+            return []
+        prefill_rows = sum(self._sequences[seq].rows for seq in plan.group)
+        failed: list[Emission] = []
+        vision = self._admitted(plan, failed)
+        outputs, gates = self._run(plan, failed)
+        emissions = [*failed, *self._postprocess(outputs)]
+        self.last_step = StepStats(
+            prefill_rows=prefill_rows * plan.layers // self.scheduler.ledger.num_layers,
+            decode_rows=len(plan.decode),
+            seconds=time.perf_counter() - began,
+            gate_seconds=gates,
+            vision_seconds=vision,
+        )
+        return emissions
+
+    def snapshot(self) -> EngineSnapshot:
+        """How busy it is now. May be called from other threads: reads only."""
+        scheduler, cache = self.scheduler, self.runner.cache
+        saved = 0
+        for seq in list(scheduler.running):
+            rows = cache.lengths(seq)
+            saved += sum(max(rows, default=0) - held for held in rows)
+        row_bytes = 2 * cache.heads * cache.head_dim * cache.dtype.itemsize
+        return EngineSnapshot(
+            running=len(scheduler.running) + len(scheduler.group),
+            waiting=len(scheduler.waiting),
+            kv_usage=scheduler.ledger.usage,
+            kv_bytes_saved=saved * row_bytes,
+        )
+
+    def _admitted(self, plan: Plan, failed: list[Emission]) -> float:
+        """Clocks and images of a group that begins now; a bad image fails its request alone."""
+        if self._prefill is not None or not plan.group:
+            return 0.0
+        states = [self._sequences[seq].owner for seq in plan.group]
+        for state in states:
+            state.clock.admitted = state.clock.admitted or time.perf_counter()
+        try:
+            return self.runner.encode(states)
+        except Exception:
+            log.exception("vision step failed; encoding one request at a time")
+        for state in states:
+            try:
+                self.runner.encode([state])
+            except Exception as error:
+                failed.append(self._fail(state, error))
+        return 0.0
+
+    def _run(self, plan: Plan, failed: list[Emission]) -> tuple[list[Output], float]:
+        group = [self._sequences[seq] for seq in plan.group if seq in self._sequences]
+        decodes = [self._sequences[seq] for seq in plan.decode]
+        before = {each.seq: self.runner.cache.lengths(each.seq) for each in decodes}
+        if not group and not decodes:
+            return [], 0.0
+        try:
+            if plan.joined:
+                return self._timed_run(group, decodes)
+            outputs = self._advance(group, plan.layers)
+            if decodes:
+                outputs += self.runner.run([], decodes)[0]
+            return outputs, 0.0
+        except Exception:
+            log.exception("engine step failed; running its sequences one at a time")
+        self._prefill = None
+        self.runner.cache.rewind(before | {each.seq: self._empty() for each in group})
+        return self._alone(group, decodes, failed), 0.0
+
+    def _timed_run(
+        self, group: Seq[Sequence], decodes: Seq[Sequence]
+    ) -> tuple[list[Output], float]:
+        began = time.perf_counter()
+        outputs, gates = self.runner.run(group, decodes)
+        for each in group:
+            each.owner.clock.prefill += time.perf_counter() - began
+        return outputs, gates
+
+    def _advance(self, group: list[Sequence], layers: int) -> list[Output]:
+        """Some layers of a group that is cut; the outputs come with the last."""
+        if not group:
+            return []
+        if self._prefill is None:
+            self._prefill = self.runner.begin(group)
+        outputs = self.runner.advance(self._prefill, layers)
+        if self.scheduler.advanced(layers):
+            for each in group:
+                each.owner.clock.prefill += self._prefill.seconds
+            self._prefill = None
+        return outputs
+
+    def _alone(
+        self, group: Seq[Sequence], decodes: Seq[Sequence], failed: list[Emission]
+    ) -> list[Output]:
+        """Every sequence of a failed step by itself; those that raise again fail."""
+        outputs: list[Output] = []
+        for sequence in [*group, *decodes]:
+            before = self.runner.cache.lengths(sequence.seq)
+            parts = ([sequence], []) if sequence in group else ([], [sequence])
+            try:
+                outputs += self.runner.run(*parts)[0]
+            except Exception as error:
+                self.runner.cache.rewind({sequence.seq: before})
+                failed.append(self._fail(sequence.owner, error))
+        return [out for out in outputs if out.sequence.finish_reason is None]
+
+    def _postprocess(self, outputs: Seq[Output]) -> list[Emission]:
+        """Settle prefills, sample, fork choices, end what ends."""
+        emissions: list[Emission] = []
+        good: list[Output] = []
+        bad = torch.stack([out.logits for out in outputs]).isnan().any(-1) if outputs else ()
+        for out, is_nan in zip(outputs, bad, strict=True):
+            if is_nan:
+                error = ArithmeticError("the model's logits are NaN")
+                emissions.append(self._fail(out.sequence.owner, error))
+            elif out.sequence.finish_reason is None:
+                good.append(out)
+        for out in good:
+            if out.trace is not None:
+                self._settle(out)
+        chosen = [pair for out in good for pair in self._choices(out)]
+        return emissions + self._choose(chosen)
+
+    def _settle(self, out: Output) -> None:
+        sequence, cache = out.sequence, self.runner.cache
+        rows = cache.lengths(sequence.seq)
+        self.scheduler.prefilled(sequence.seq, rows)
+        sequence.prefilled = True
+        owner = sequence.owner
+        if owner.trace is None:
+            owner.trace = out.trace
+            owner.kv_after_prefill = tuple(rows)
+
+    def _choices(self, out: Output) -> list[tuple[Sequence, torch.Tensor]]:
+        """The sequence itself and, after the first prefill of n > 1, its forks."""
+        pairs = [(out.sequence, out.logits)]
+        if out.trace is None or out.sequence.index or out.sequence.sampled:
+            return pairs
+        for child in out.sequence.owner.choices[1:]:
+            try:
+                self.runner.cache.fork(out.sequence.seq, child.seq)
+                self.scheduler.join(child.seq)
+                child.prefilled = True
+                pairs.append((child, out.logits))
+            except OutOfPages:
+                self.scheduler.wait_again(Work(child.seq, child.rows))
+        return pairs
+
+    def _choose(self, pairs: Seq[tuple[Sequence, torch.Tensor]]) -> list[Emission]:
+        if not pairs:
+            return []
+        logits = torch.stack([row for _, row in pairs])
+        sequences = [sequence for sequence, _ in pairs]
+        eos = self.model.adapter.eos_token_ids
+        ids = sample(
+            logits,
+            [each.owner.sampling for each in sequences],
+            [each.generator for each in sequences],
+            [each.forbidden(eos) for each in sequences],
+        ).tolist()
+        now = time.perf_counter()
+        return [
+            self._accept(sequence, token, row, now)
+            for sequence, token, row in zip(sequences, ids, logits, strict=True)
+        ]
+
+    def _accept(self, sequence: Sequence, token: int, logits: torch.Tensor, now: float) -> Emission:
+        event = accept(self.model, sequence, token, logits, self.max_model_len, now)
+        if event.finish_reason is not None:
+            self._end(sequence)
+        return Emission(sequence.owner, event)
+
+    def _end(self, sequence: Sequence) -> None:
+        owner = sequence.owner
+        rows = self.runner.cache.lengths(sequence.seq)
+        owner.kv_rows_held += sum(rows)
+        owner.kv_rows_full += len(rows) * max(rows, default=0)
+        self._forget(sequence)
+
+    def _forget(self, sequence: Sequence) -> None:
+        if self._prefill is not None and sequence in self._prefill.sequences:
+            self.runner.leave(self._prefill, sequence)
+            if not self._prefill.sequences:
+                self._prefill = None
+        self.scheduler.remove(sequence.seq)
+        self.runner.cache.release(sequence.seq)
+        self._sequences.pop(sequence.seq, None)
+
+    def _fail(self, state: RequestState, error: Exception) -> Emission:
+        """End a request whose own step raised; the cause goes to the log, not to the user."""
+        log.error("request %s failed: %s", state.request.request_id, error, exc_info=error)
+        for choice in state.choices:
+            choice.finish_reason = choice.finish_reason or FinishReason.ERROR
+            self._forget(choice)
+        known = isinstance(error, DyvteError)
+        message = str(error) if known else "the model could not process this request"
+        failure = RequestFailed(message, state.request.request_id)
+        return Emission(state, TokenEvent(0, None, finish_reason=FinishReason.ERROR), failure)
+
+    def _preempt(self, seq: int) -> None:
+        sequence = self._sequences[seq]
+        self.runner.cache.release(seq)
+        sequence.prefilled = False
+        self.scheduler.wait_again(Work(seq, sequence.rows))
+
+    def _empty(self) -> list[int]:
+        return [0] * self.scheduler.ledger.num_layers
+
+    def stats_of(self, state: RequestState) -> RequestStats:
+        """The account of a finished request."""
+        return request_stats(self.model.adapter, self.runner.cache, state)

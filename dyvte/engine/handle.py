@@ -1,0 +1,325 @@
+"""The engine behind a thread: ``AsyncEngine`` is the only place where threads meet.
+
+Requests go in through a queue, events come out through the caller's event loop; a closed
+iterator is an abort. The thread owns the core; nothing else touches it but ``check``, which
+reads only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+from dyvte.engine.build import EngineConfig, build_core
+from dyvte.engine.core import EngineCore
+from dyvte.engine.events import EngineRequest, ModelInfo, TokenEvent
+from dyvte.engine.output import Emission
+from dyvte.engine.sequence import RequestState
+from dyvte.engine.stats import EngineSnapshot, Observer
+from dyvte.engine.warmup import warm_up
+from dyvte.errors import EngineError, EngineStopped, QueueFull
+from dyvte.exits.policy import ExitPolicy, Gate
+from dyvte.exits.resolve import resolve
+from dyvte.model import Model, load
+from dyvte.params import ExitOptions, SamplingParams
+from dyvte.prompt import Message, Prompt
+
+log = logging.getLogger("dyvte.engine")
+
+Item = Sequence[TokenEvent] | EngineError
+Command = Callable[[], None]
+
+
+@dataclass(eq=False, slots=True)
+class Stream:
+    """One request's way out: events of the engine thread, read in the caller's loop."""
+
+    state: RequestState
+    loop: asyncio.AbstractEventLoop
+    items: asyncio.Queue[Item]
+    close: Callable[[Stream], None]
+    ended: bool = False
+
+    def put(self, item: Item) -> None:
+        """Called by the engine thread."""
+        try:
+            self.loop.call_soon_threadsafe(self.items.put_nowait, item)
+        except RuntimeError:
+            self.ended = True  # the caller's loop is gone: nobody listens any more
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Sequence[TokenEvent]:
+        if self.ended:
+            raise StopAsyncIteration
+        try:
+            item = await self.items.get()
+        except asyncio.CancelledError:
+            await self.aclose()
+            raise
+        if isinstance(item, EngineError):
+            self.ended = True
+            raise item
+        self.ended = item[-1].stats is not None
+        return item
+
+    async def aclose(self) -> None:
+        """Abort the request if it still runs."""
+        if not self.ended:
+            self.ended = True
+            self.close(self)
+
+    def __del__(self) -> None:
+        if not self.ended:
+            self.close(self)
+
+
+class AsyncEngine:
+    """Continuous batching for an event loop; implements ``dyvte.engine.events.Engine``."""
+
+    def __init__(self, core: EngineCore, info: ModelInfo, max_waiting: int = 256) -> None:
+        self.core = core
+        self._info = info
+        self._max_waiting = max_waiting
+        self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self._streams: dict[str, Stream] = {}
+        self._observers: list[Observer] = []
+        self._thread: threading.Thread | None = None
+        self._running = False
+        self._draining = False
+        self._pending = 0
+        self._finished_at: deque[float] = deque(maxlen=32)
+
+    @property
+    def info(self) -> ModelInfo:
+        """What is loaded."""
+        return self._info
+
+    @property
+    def alive(self) -> bool:
+        """False once the thread has died of an error that no request explains."""
+        return self._thread is None or self._thread.is_alive()
+
+    def prepare(self, messages: Sequence[Message]) -> Prompt:
+        """Chat template, tokens, processed images. Blocking. Raises PromptError."""
+        return self.core.model.prompt(messages)
+
+    def check(self, prompt: Prompt, sampling: SamplingParams, exits: ExitOptions | None) -> int:
+        """Prompt tokens, visual rows counted. Raises PromptError, OptionError."""
+        return self.core.check(EngineRequest("", prompt, sampling, exits)).layout.rows
+
+    def resolve(self, exits: ExitOptions | None) -> ExitOptions:
+        """The options in force, defaults filled in. Raises OptionError."""
+        options = exits or self.info.default_exits
+        policy: ExitPolicy = resolve(options, self.core.model.grants)
+        if isinstance(policy, Gate):
+            return replace(options, aggressiveness=policy.aggressiveness, max_risk=None)
+        return options
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes a token stands for."""
+        table = self.core.model.token_bytes
+        return table(token_id) if table else b""
+
+    def submit(self, request: EngineRequest) -> Stream:
+        """Hand a request to the engine thread.
+
+        Raises QueueFull, EngineStopped, PromptError, OptionError at once; the stream raises
+        RequestFailed or EngineStopped later.
+        """
+        if self._draining or not self._running or not self.alive:
+            raise EngineStopped("the engine is not taking requests")
+        if self._pending >= self._max_waiting + self.core.scheduler.limits.max_num_seqs:
+            raise QueueFull(f"{self._pending} requests are waiting", self._retry_after())
+        if request.request_id in self._streams:
+            raise ValueError(f"request id {request.request_id!r} is in use")
+        if request.exits is None:
+            request = replace(request, exits=self.info.default_exits)
+        state = self.core.check(request)
+        stream = Stream(state, asyncio.get_running_loop(), asyncio.Queue(), self._close)
+        self._streams[request.request_id] = stream
+        self._pending += 1
+        self._commands.put(lambda: self._add(stream))
+        return stream
+
+    def finish(self, request_id: str, index: int) -> None:
+        """End choice ``index`` as STOP within a step; unknown or ended is ignored."""
+        self._commands.put(lambda: self._finish_choice(request_id, index))
+
+    def snapshot(self) -> EngineSnapshot:
+        """How busy it is now; requests not yet seen by the thread count as waiting."""
+        now = self.core.snapshot()
+        inbox = max(0, len(self._streams) - now.running - now.waiting)
+        return replace(now, waiting=now.waiting + inbox) if inbox and not now.running else now
+
+    def observe(self, observer: Observer) -> None:
+        """Tell ``observer`` of every step and every finished request."""
+        self._observers.append(observer)
+
+    async def start(self) -> None:
+        """Warm up and start the thread."""
+        if self._running:
+            return
+        await asyncio.to_thread(warm_up, self.core)
+        self._running = True
+        self._thread = threading.Thread(target=self._main, name="dyvte-engine", daemon=True)
+        self._thread.start()
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Refuse new requests, wait for the running; True if all finished in time."""
+        self._draining = True
+        deadline = time.monotonic() + timeout_s
+        while self._streams and self.alive and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        return not self._streams
+
+    async def stop(self) -> None:
+        """Abort what runs and end the thread."""
+        self._draining = True
+        self._running = False
+        self._commands.put(lambda: None)
+        if self._thread is not None:
+            await asyncio.to_thread(self._thread.join)
+
+    def _retry_after(self) -> float:
+        """Seconds until a seat frees, at the present rate of finished requests."""
+        if len(self._finished_at) < 2:
+            return 1.0
+        span = self._finished_at[-1] - self._finished_at[0]
+        return min(60.0, max(1.0, span / (len(self._finished_at) - 1)))
+
+    def _close(self, stream: Stream) -> None:
+        self._commands.put(lambda: self._abort(stream))
+
+    # Everything below runs in the engine thread.
+
+    def _main(self) -> None:
+        try:
+            while self._running:
+                self._obey(wait=not self.core.has_work)
+                if self._running and self.core.has_work:
+                    self._deliver(self.core.step())
+                    for observer in self._observers:
+                        observer.on_step(self.core.last_step)
+            self._end_all("the server is stopping")
+        except BaseException:
+            log.exception("the engine thread died")
+            self._end_all("the engine died")
+            raise
+
+    def _obey(self, wait: bool) -> None:
+        if wait:
+            self._commands.get()()
+        while True:
+            try:
+                self._commands.get_nowait()()
+            except queue.Empty:
+                return
+
+    def _add(self, stream: Stream) -> None:
+        if stream.ended or not self._running:
+            self._forget(stream)
+        else:
+            self.core.add(stream.state)
+
+    def _abort(self, stream: Stream) -> None:
+        self.core.abort(stream.state)
+        self._forget(stream)
+
+    def _finish_choice(self, request_id: str, index: int) -> None:
+        stream = self._streams.get(request_id)
+        if stream is not None:
+            self._deliver(self.core.finish_choice(stream.state, index))
+
+    def _deliver(self, emissions: Sequence[Emission]) -> None:
+        """One list of events per request and step; the last one carries the stats."""
+        events: dict[str, list[TokenEvent]] = {}
+        for emission in emissions:
+            request_id = emission.state.request.request_id
+            stream = self._streams.get(request_id)
+            if stream is None:
+                continue
+            if emission.error is not None:
+                self._forget(stream)
+                stream.put(emission.error)
+                continue
+            events.setdefault(request_id, []).append(emission.event)
+        for request_id, each in events.items():
+            stream = self._streams.get(request_id)
+            if stream is None:
+                continue
+            if stream.state.done:
+                stats = self.core.stats_of(stream.state)
+                each[-1] = replace(each[-1], stats=stats)
+                self._forget(stream)
+                for observer in self._observers:
+                    observer.on_finish(stats)
+            stream.put(each)
+
+    def _forget(self, stream: Stream) -> None:
+        if self._streams.pop(stream.state.request.request_id, None) is not None:
+            self._pending -= 1
+            self._finished_at.append(time.monotonic())
+
+    def _end_all(self, reason: str) -> None:
+        for stream in list(self._streams.values()):
+            self.core.abort(stream.state)
+            self._forget(stream)
+            stream.put(EngineStopped(reason))
+
+
+def describe(model: Model, core: EngineCore) -> ModelInfo:
+    """What a loaded model offers, for whoever serves it."""
+    adapter, grants = model.adapter, model.grants
+    hint = None
+    if not grants.gated_layers:
+        hint = "no gates: serve with --gates DIR (see docs/exits.md) or ask for policy fixed"
+    presets = {"off": ExitOptions(policy="off")}
+    if grants.gated_layers:
+        presets |= {
+            name: ExitOptions(aggressiveness=a)
+            for name, a in (("safe", 0.25), ("balanced", 0.5), ("aggressive", 0.75))
+        }
+    return ModelInfo(
+        family=adapter.family,
+        num_layers=adapter.decoder.num_layers,
+        vocab_size=adapter.decoder.vocab_size,
+        max_model_len=core.max_model_len,
+        dtype=str(adapter.dtype).removeprefix("torch."),
+        device=str(adapter.device),
+        attention=core.runner.attention.name,
+        policies=grants.policies,
+        default_exits=grants.default,
+        presets=presets,
+        has_gates=bool(grants.gated_layers),
+        calibrated=False,
+        exits_hint=hint,
+        strips_leading_space=bool(model.token_bytes and model.token_bytes.strips_leading_space),
+    )
+
+
+def open_engine(
+    model: str,
+    gates: str | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    max_model_len: int | None = None,
+    max_num_seqs: int = 64,
+    max_waiting: int = 256,
+    kv_cache_memory: int | None = None,
+) -> AsyncEngine:
+    """Load a model and wire an engine around it. Blocking. Raises ModelError, OptionError."""
+    loaded = load(model, gates=gates, device=device, dtype=dtype)
+    config = EngineConfig(
+        max_model_len=max_model_len, max_num_seqs=max_num_seqs, kv_cache_memory=kv_cache_memory
+    )
+    core = build_core(loaded, config)
+    return AsyncEngine(core, describe(loaded, core), max_waiting)

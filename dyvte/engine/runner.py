@@ -1,0 +1,131 @@
+"""Where plans become tensors: embeds prompts, packs rows, runs the layer loop.
+
+Knows sequences and the model; knows neither queues nor threads nor what a token means.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dyvte import forward as loop
+from dyvte.attention import AttentionBackend
+from dyvte.engine.sequence import RequestState, Sequence
+from dyvte.exits.policy import Off
+from dyvte.kv_cache import KVCache
+from dyvte.models.adapter import ModelAdapter
+from dyvte.packing import Segment, pack
+
+Part = tuple[Segment, Tensor, Tensor]
+
+
+@dataclass(slots=True)
+class Prefill:
+    """A prefill group in flight, between two of its layers."""
+
+    sequences: list[Sequence]
+    state: loop.LayerLoop
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One sequence's next-token logits ``[V]`` and, after a prefill, its trace."""
+
+    sequence: Sequence
+    logits: Tensor
+    trace: loop.SequenceTrace | None = None
+
+
+class Runner:
+    """The model, its cache and its attention, driven a step at a time."""
+
+    def __init__(self, model: ModelAdapter, cache: KVCache, attention: AttentionBackend) -> None:
+        self.model = model
+        self.cache = cache
+        self.attention = attention
+
+    def encode(self, requests: Seq[RequestState]) -> float:
+        """Run the vision tower for requests that still need it, together; return the seconds."""
+        todo = [state for state in requests if state.image_rows is None]
+        pictured = [state for state in todo if state.layout.spans]
+        began = time.perf_counter()
+        rows = self.model.encode_images([state.images for state in pictured])
+        seconds = time.perf_counter() - began
+        for state, image_rows in zip(pictured, rows, strict=True):
+            state.image_rows = image_rows
+            state.clock.vision += seconds
+        for state in todo:
+            state.image_rows = state.image_rows or []
+        return seconds if pictured else 0.0
+
+    def begin(self, sequences: Seq[Sequence]) -> Prefill:
+        """Embed and pack the prompts of a group."""
+        began = time.perf_counter()
+        batch = pack([self._prompt(each) for each in sequences])
+        state = loop.start(self.model, batch, [each.policy for each in sequences])
+        return Prefill(list(sequences), state, time.perf_counter() - began)
+
+    def advance(self, prefill: Prefill, layers: int) -> list[Output]:
+        """Run some layers of a group; the outputs come with the last layer."""
+        began = time.perf_counter()
+        stop = min(prefill.state.layer + layers, self.model.decoder.num_layers)
+        loop.advance(self.model, prefill.state, self.cache, self.attention, stop)
+        outputs: list[Output] = []
+        if stop == self.model.decoder.num_layers:
+            out = loop.finish(self.model, prefill.state)
+            outputs = _outputs(prefill.sequences, out, len(prefill.sequences))
+        prefill.seconds += time.perf_counter() - began
+        return outputs
+
+    def leave(self, prefill: Prefill, sequence: Sequence) -> None:
+        """Take an aborted sequence out of a group in flight."""
+        index = prefill.sequences.index(sequence)
+        if len(prefill.sequences) > 1:
+            loop.drop(prefill.state, index)
+        del prefill.sequences[index]
+
+    def run(self, prefills: Seq[Sequence], decodes: Seq[Sequence]) -> tuple[list[Output], float]:
+        """Prefills and decodes in one packed forward; also the seconds spent in gates."""
+        parts = [self._prompt(each) for each in prefills]
+        if decodes:
+            parts += self._next_rows(decodes)
+        policies = [each.policy for each in prefills] + [Off() for _ in decodes]
+        out = loop.forward(self.model, pack(parts), self.cache, policies, self.attention)
+        return _outputs([*prefills, *decodes], out, len(prefills)), out.gate_seconds
+
+    def _prompt(self, sequence: Sequence) -> Part:
+        """All rows of a prompt, with what was generated before a preemption."""
+        owner = sequence.owner
+        hidden = self.model.embed(owner.layout, owner.image_rows or [])
+        if sequence.token_ids:
+            hidden = torch.cat([hidden, self._embed(sequence.token_ids)])
+        segment = Segment(sequence.seq, sequence.rows, owner.layout.spans, prefill=True)
+        return segment, hidden, self.model.positions(owner.layout, 0, sequence.rows)
+
+    def _next_rows(self, sequences: Seq[Sequence]) -> list[Part]:
+        """The newest token of each running sequence, embedded in one look-up."""
+        rows = self._embed([each.token_ids[-1] for each in sequences])
+        return [
+            (
+                Segment(each.seq, 1),
+                rows[i : i + 1],
+                self.model.positions(each.owner.layout, each.rows - 1, each.rows),
+            )
+            for i, each in enumerate(sequences)
+        ]
+
+    def _embed(self, token_ids: Seq[int]) -> Tensor:
+        ids = torch.tensor(list(token_ids), dtype=torch.int64, device=self.model.device)
+        return self.model.embed_tokens(ids)
+
+
+def _outputs(sequences: Seq[Sequence], out: loop.ForwardOutput, prefills: int) -> list[Output]:
+    return [
+        Output(sequence, out.logits[i], out.traces[i] if i < prefills else None)
+        for i, sequence in enumerate(sequences)
+    ]

@@ -1,0 +1,171 @@
+"""Who runs in the next step: pure integers, no tensors, no clock.
+
+Waiting requests are admitted first come, first served, while seats and pages last; a prompt is
+reserved as if nothing exits. Prefills join the running decodes in one packed step; a prefill
+larger than the step's budget is cut by layers (never by tokens: the exit decision needs the last
+one) while the decodes step in between. When the pool runs dry the youngest sequence gives its
+pages back and is recomputed later.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from dyvte.pages import OutOfPages, PageLedger
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The step's budgets.
+
+    ``max_step_rows`` bounds the rows (times the share of layers) that a step's prefill may add
+    while others decode; ``max_group_rows`` the rows of one prefill group when nobody does.
+    """
+
+    max_num_seqs: int = 64
+    max_step_rows: int = 1024
+    max_group_rows: int = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A sequence that needs a prefill of ``rows`` rows and then seats for ``copies`` choices."""
+
+    seq: int
+    rows: int
+    copies: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One step. ``group`` are the sequences in prefill, ``layers`` how many of theirs run now.
+
+    ``joined`` is True if the group runs whole in this step, in one packed forward with the
+    decodes; ``preempted`` have lost their pages and wait again.
+    """
+
+    group: tuple[int, ...] = ()
+    layers: int = 0
+    joined: bool = False
+    decode: tuple[int, ...] = ()
+    preempted: tuple[int, ...] = ()
+
+    @property
+    def idle(self) -> bool:
+        """True if there is nothing to run."""
+        return not self.group and not self.decode
+
+
+@dataclass(slots=True)
+class Scheduler:
+    """Waiting line, the prefill group in flight, and the running sequences."""
+
+    ledger: PageLedger
+    limits: Limits
+    waiting: deque[Work] = field(default_factory=deque)
+    running: list[int] = field(default_factory=list)
+    group: list[Work] = field(default_factory=list)
+    group_layer: int = 0
+
+    @property
+    def has_work(self) -> bool:
+        """True if a step would do something."""
+        return bool(self.waiting or self.running or self.group)
+
+    def add(self, work: Work) -> None:
+        """Put a request at the end of the line."""
+        self.waiting.append(work)
+
+    def plan(self, kv_rows: Callable[[int], Sequence[int]]) -> Plan:
+        """Choose the next step; ``kv_rows(seq)`` are the rows that each layer holds now.
+
+        Mutates the ledger (growth, reservations, preemptions) and the lists.
+        """
+        preempted = self._grow_running(kv_rows)
+        if not self.group and not preempted:
+            self._admit()
+        layers = self._layers_now()
+        return Plan(
+            group=tuple(work.seq for work in self.group),
+            layers=layers,
+            joined=layers == self.ledger.num_layers,
+            decode=tuple(self.running),
+            preempted=tuple(preempted),
+        )
+
+    def advanced(self, layers: int) -> bool:
+        """Note that the group ran ``layers`` layers; True if that was the last one."""
+        self.group_layer += layers
+        return self.group_layer >= self.ledger.num_layers
+
+    def prefilled(self, seq: int, kv_rows: Sequence[int]) -> None:
+        """A sequence of the group has its first logits: settle its pages and let it decode."""
+        self.group = [work for work in self.group if work.seq != seq]
+        if not self.group:
+            self.group_layer = 0
+        self.ledger.settle(seq, kv_rows)
+        self.running.append(seq)
+
+    def join(self, seq: int) -> None:
+        """A forked choice decodes from now on (its pages are the fork's)."""
+        self.running.append(seq)
+
+    def wait_again(self, work: Work) -> None:
+        """A sequence without pages goes to the head of the line."""
+        self.waiting.appendleft(work)
+
+    def remove(self, seq: int) -> None:
+        """Finished, failed or aborted: forget it and return its pages, wherever it was."""
+        self.waiting = deque(work for work in self.waiting if work.seq != seq)
+        self.group = [work for work in self.group if work.seq != seq]
+        if not self.group:
+            self.group_layer = 0
+        if seq in self.running:
+            self.running.remove(seq)
+        self.ledger.release(seq)
+
+    def _grow_running(self, kv_rows: Callable[[int], Sequence[int]]) -> list[int]:
+        """Room for one more row in every layer of every running sequence, oldest first."""
+        preempted: list[int] = []
+        for seq in sorted(self.running):
+            while seq in self.running:
+                try:
+                    self.ledger.grow(seq, [rows + 1 for rows in kv_rows(seq)])
+                    break
+                except OutOfPages:
+                    victim = max(self.running)
+                    self.running.remove(victim)
+                    self.ledger.release(victim)
+                    preempted.append(victim)
+        return preempted
+
+    def _admit(self) -> None:
+        """Fill a new group from the head of the line; never skip over anybody."""
+        budget = self.limits.max_step_rows if self.running else self.limits.max_group_rows
+        seats = self.limits.max_num_seqs - len(self.running)
+        rows = 0
+        while self.waiting:
+            work = self.waiting[0]
+            if work.copies > seats or (self.group and rows + work.rows > budget):
+                return
+            if not self.ledger.fits(work.rows + 1, work.copies) or not self._leaves_room(work):
+                return
+            self.ledger.reserve(work.seq, work.rows)
+            self.group.append(self.waiting.popleft())
+            seats -= work.copies
+            rows += work.rows
+
+    def _leaves_room(self, work: Work) -> bool:
+        """A page per layer stays for each running sequence, or admission would preempt it."""
+        needed = work.copies * self.ledger.pages_for(work.rows + 1) + len(self.running)
+        return needed * self.ledger.num_layers <= self.ledger.num_free or not self.running
+
+    def _layers_now(self) -> int:
+        """Layers of the group that fit this step's budget (all, if nobody else waits for it)."""
+        left = self.ledger.num_layers - self.group_layer
+        rows = sum(work.rows for work in self.group)
+        if not rows or not self.running or rows + len(self.running) <= self.limits.max_step_rows:
+            return left if rows else 0
+        return min(left, max(1, self.ledger.num_layers * self.limits.max_step_rows // rows))

@@ -1,0 +1,105 @@
+"""A request inside the engine and the sequences (one per choice) that it becomes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dyvte.engine.events import EngineRequest
+from dyvte.exits.policy import ExitPolicy, Fixed, Off
+from dyvte.forward import SequenceTrace
+from dyvte.models.adapter import PromptLayout
+from dyvte.params import ExitOptions, FinishReason, SamplingParams
+from dyvte.sampling import generator_for
+
+
+@dataclass(slots=True)
+class Clock:
+    """When things happened to a request (``time.perf_counter`` seconds), and what they took."""
+
+    arrived: float = field(default_factory=time.perf_counter)
+    admitted: float | None = None
+    vision: float = 0.0
+    prefill: float = 0.0
+    first_token: float | None = None
+    last_token: float | None = None
+
+
+@dataclass(slots=True)
+class RequestState:
+    """One request: its expanded prompt, its exit policy, its choices and its clock."""
+
+    request: EngineRequest
+    layout: PromptLayout
+    options: ExitOptions
+    policy: ExitPolicy
+    clock: Clock = field(default_factory=Clock)
+    choices: list[Sequence] = field(default_factory=list)
+    image_rows: list[Tensor] | None = None
+    trace: SequenceTrace | None = None
+    kv_after_prefill: tuple[int, ...] = ()
+    kv_rows_held: int = 0
+    kv_rows_full: int = 0
+    gaps: list[float] = field(default_factory=list)
+
+    @property
+    def sampling(self) -> SamplingParams:
+        """How its tokens are chosen."""
+        return self.request.sampling
+
+    @property
+    def images(self) -> Any:
+        """Processed images as they came."""
+        return self.request.prompt.images
+
+    @property
+    def done(self) -> bool:
+        """True once every choice has ended."""
+        return all(choice.finish_reason is not None for choice in self.choices)
+
+
+@dataclass(slots=True)
+class Sequence:
+    """One choice. ``token_ids`` are shown tokens; ``sampled`` counts hidden end tokens as well."""
+
+    seq: int
+    index: int
+    owner: RequestState
+    generator: torch.Generator
+    token_ids: list[int] = field(default_factory=list)
+    sampled: int = 0
+    finish_reason: FinishReason | None = None
+    prefilled: bool = False
+    tail: bytes = b""
+    last_token_at: float | None = None
+    logits: list[Tensor] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, owner: RequestState, seq: int, index: int) -> Sequence:
+        """A new choice with its own generator."""
+        return cls(seq, index, owner, generator_for(owner.sampling, index))
+
+    @property
+    def rows(self) -> int:
+        """Rows of prompt and generated tokens together."""
+        return self.owner.layout.rows + len(self.token_ids)
+
+    @property
+    def policy(self) -> ExitPolicy:
+        """The request's policy at first; a recomputed sequence keeps the exit it had."""
+        trace = self.owner.trace
+        if trace is None:
+            return self.owner.policy
+        return Off() if trace.exit_layer is None else Fixed(trace.exit_layer)
+
+    def forbidden(self, eos: frozenset[int]) -> Seq[int]:
+        """Ids that must not be chosen yet: end tokens before ``min_tokens``."""
+        params = self.owner.sampling
+        if len(self.token_ids) >= params.min_tokens:
+            return ()
+        return [*eos, *params.stop_token_ids]

@@ -1,0 +1,37 @@
+"""The first requests of a process pay for allocations and kernel choices; these pay instead.
+
+Runs one text prompt and, if the tower can be fed, one picture through prefill and decode.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from PIL import Image
+
+from dyvte.engine.core import EngineCore
+from dyvte.engine.events import EngineRequest
+from dyvte.errors import DyvteError
+from dyvte.params import SamplingParams
+from dyvte.prompt import Prompt
+
+log = logging.getLogger("dyvte.engine")
+
+
+def warm_up(core: EngineCore) -> None:
+    """Run the warm-up prompts to their end. Raises what a broken model raises."""
+    params = SamplingParams(max_tokens=2, temperature=0, ignore_eos=True)
+    prompts = [Prompt([0])]
+    if core.model.chat is not None and core.model.process_images is not None:
+        picture = Image.new("RGB", (64, 64), "gray")
+        parts = [{"type": "image", "image": picture}, {"type": "text", "text": "warm up"}]
+        prompts.append(core.model.prompt([{"role": "user", "content": parts}]))
+    for index, prompt in enumerate(prompts):
+        try:
+            core.add(core.check(EngineRequest(f"warm-up-{index}", prompt, params)))
+        except DyvteError as error:
+            log.warning("warm-up prompt %d skipped: %s", index, error)
+    while core.has_work:
+        for emission in core.step():
+            if emission.error is not None:
+                raise emission.error

@@ -1,0 +1,108 @@
+"""Gate files: a folder with ``gates.safetensors`` and ``gates.json``, or the published layout.
+
+The folder is ours: tensors ``layers.{l}.w1.weight`` and ``.w2.weight`` and a JSON card that says
+what the gates were made for. The published code keeps its gates inside the checkpoint as
+``model.visual_gates_router.{l}.w1.weight``; both are read, also from a single file, and a file
+with only some of the matrices (say, every w2) is laid over the gates that are there already.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from dyvte.errors import ModelError
+from dyvte.exits.gate import GateBank
+
+FORMAT = "dyvte-gates"
+_KEY = re.compile(r"(?:^|\.)(?:visual_gates_router|layers)\.(\d+)\.(w[12])\.weight$")
+
+
+@dataclass(frozen=True, slots=True)
+class GateCard:
+    """What a gate folder says of itself (``gates.json``)."""
+
+    hidden_size: int
+    num_layers: int
+    layers: tuple[int, ...]
+    trained_on: str = ""
+    format: str = FORMAT
+    version: int = 1
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    calibration: Mapping[str, Any] | None = None
+
+
+def gate_key(name: str) -> tuple[int, str] | None:
+    """(layer, "w1"|"w2") if a tensor of this name belongs to a gate."""
+    if "visual_gates_router" not in name and not name.startswith("layers."):
+        return None
+    match = _KEY.search(name)
+    return (int(match[1]), match[2]) if match else None
+
+
+def bank_from(tensors: Mapping[str, Tensor], base: GateBank | None = None) -> GateBank:
+    """Build a bank from named tensors, laid over ``base`` where given."""
+    weights: dict[str, dict[int, Tensor]] = {
+        "w1": dict(base.w1) if base else {},
+        "w2": dict(base.w2) if base else {},
+    }
+    for name, tensor in tensors.items():
+        key = gate_key(name)
+        if key:
+            weights[key[1]][key[0]] = tensor
+    return GateBank(weights["w1"], weights["w2"])
+
+
+def read_gates(path: str | Path, base: GateBank | None = None) -> tuple[GateBank, GateCard | None]:
+    """Read a gate folder or file. Raises ModelError."""
+    root = Path(path)
+    if not root.exists():
+        raise ModelError(f"gates: {root} does not exist; give a folder with gates.safetensors")
+    files = [root] if root.is_file() else sorted(root.glob("*.safetensors"))
+    tensors = dict(_gate_tensors(files))
+    if not tensors:
+        raise ModelError(f"gates: no gate weights found in {root}")
+    card = root / "gates.json" if root.is_dir() else None
+    return bank_from(tensors, base), _read_card(card) if card and card.exists() else None
+
+
+def _gate_tensors(files: Iterable[Path]) -> Iterable[tuple[str, Tensor]]:
+    for file in files:
+        try:
+            with safe_open(file, framework="pt") as opened:
+                for name in opened.keys():  # noqa: SIM118  (safe_open is no mapping)
+                    if gate_key(name):
+                        yield name, opened.get_tensor(name)
+        except (OSError, SafetensorError) as error:
+            raise ModelError(f"gates: {file} is not a safetensors file") from error
+
+
+def _read_card(path: Path) -> GateCard:
+    try:
+        data = json.loads(path.read_text())
+        if data.get("format") != FORMAT:
+            raise ModelError(f"gates: {path} is not a {FORMAT} card")
+        data["layers"] = tuple(data["layers"])
+        return GateCard(**data)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ModelError(f"gates: {path} cannot be read ({error})") from error
+
+
+def write_gates(folder: str | Path, bank: GateBank, card: GateCard) -> None:
+    """Write ``gates.safetensors`` and ``gates.json`` (the folder is made if missing)."""
+    root = Path(folder)
+    root.mkdir(parents=True, exist_ok=True)
+    tensors = {}
+    for layer in sorted(bank.layers):
+        tensors[f"layers.{layer}.w1.weight"] = bank.w1[layer].contiguous()
+        tensors[f"layers.{layer}.w2.weight"] = bank.w2[layer].contiguous()
+    save_file(tensors, str(root / "gates.safetensors"), metadata={"format": "pt"})
+    (root / "gates.json").write_text(json.dumps(asdict(card), indent=1) + "\n")

@@ -1,0 +1,134 @@
+"""A loaded model as a user of the library holds it: ``dyvte.load`` and what it returns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dyvte.errors import OptionError, PromptError
+from dyvte.exits.files import GateCard, read_gates
+from dyvte.exits.gate import GateBank
+from dyvte.exits.resolve import Grants
+from dyvte.models import registry
+from dyvte.models.adapter import ModelAdapter
+from dyvte.models.chat import ChatFormat, images_of
+from dyvte.models.images import ImageProcessor
+from dyvte.models.tokens import TokenBytes
+from dyvte.prompt import Message, Prompt
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """An adapter, its gates, and the way from messages to prompts and from ids to text."""
+
+    adapter: ModelAdapter
+    name: str
+    tokenizer: Any | None = None
+    chat: ChatFormat | None = None
+    process_images: ImageProcessor | None = None
+    token_bytes: TokenBytes | None = None
+    gate_card: GateCard | None = None
+
+    @property
+    def gates(self) -> GateBank | None:
+        """The gates in use."""
+        return self.adapter.gates
+
+    @property
+    def grants(self) -> Grants:
+        """What requests may ask of this model."""
+        gated = self.gates.layers if self.gates else frozenset()
+        return Grants(self.adapter.decoder.num_layers, gated)
+
+    def prompt(self, messages: Sequence[Message]) -> Prompt:
+        """Chat messages with PIL images → a processed prompt. Raises PromptError."""
+        if self.chat is None:
+            raise PromptError(
+                f"{self.name} has no tokenizer or chat template; build a Prompt of ids"
+            )
+        if not messages:
+            raise PromptError("messages is empty: give at least one")
+        pictures = images_of(messages)
+        ids = self.chat.encode(messages)
+        if not pictures:
+            return Prompt(ids)
+        if self.process_images is None:
+            raise PromptError(f"{self.name} has no image processor; it takes text only")
+        return Prompt(ids, self.process_images(pictures))
+
+    def text(self, token_ids: Sequence[int]) -> str:
+        """The text of generated ids (empty without a tokenizer)."""
+        return self.token_bytes.text(list(token_ids)) if self.token_bytes else ""
+
+
+def load(
+    name: str | Path, gates: str | Path | None = None, device: str = "auto", dtype: str = "auto"
+) -> Model:
+    """Load ``demo``, a model folder or a hub id; ``gates`` names a gate folder or file.
+
+    ``device`` "auto" takes CUDA where there is some. ``dtype`` "auto" keeps a 16-bit checkpoint
+    in 16 bit where the device computes in it, else takes float32. Raises ModelError, OptionError.
+    """
+    folder = registry.find(str(name))
+    where = _device(device)
+    opened = registry.open_model(folder, where, _dtype(dtype, where, folder))
+    adapter = opened.adapter
+    card = None
+    if gates is not None:
+        bank, card = read_gates(gates, adapter.gates)
+    elif (folder / "gates").is_dir():
+        bank, card = read_gates(folder / "gates", adapter.gates)
+    else:
+        bank = adapter.gates
+    if bank is not None:
+        bank.check(adapter.decoder.hidden_size, adapter.decoder.num_layers)
+        adapter.gates = bank.to(adapter.device)
+    return Model(
+        adapter=adapter,
+        name=str(name),
+        tokenizer=opened.tokenizer,
+        chat=opened.chat,
+        process_images=opened.process_images,
+        token_bytes=TokenBytes(opened.tokenizer) if opened.tokenizer is not None else None,
+        gate_card=card,
+    )
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise OptionError("device", f"{name!r} is not a device; use auto, cpu or cuda") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise OptionError("device", "no CUDA device is available here; use auto or cpu")
+    return device
+
+
+def _dtype(name: str, device: torch.device, folder: Path) -> torch.dtype:
+    if name in DTYPES:
+        return DTYPES[name]
+    if name != "auto":
+        raise OptionError("dtype", f"{name!r} is not a type; use auto, {', '.join(DTYPES)}")
+    stored = registry.checkpoint_dtype(folder)
+    if stored not in (torch.float16, torch.bfloat16):
+        return torch.float32
+    if device.type == "cuda":
+        return stored
+    return torch.bfloat16 if cpu_computes_bf16() else torch.float32
+
+
+def cpu_computes_bf16() -> bool:
+    """True if this CPU multiplies bf16 natively (AVX512-BF16 or AMX); else it is emulated."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags

@@ -1,0 +1,1 @@
+"""One adapter per model family, readers for original checkpoints, and the registry of both."""

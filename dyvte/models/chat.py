@@ -1,0 +1,182 @@
+"""From messages to token ids with ``IMAGE`` placeholders.
+
+User text never becomes a special token: a template's own specials are recognised, the same
+characters typed by a user are plain text. ``TemplateChat`` renders a tokenizer's Jinja template;
+``VicunaChat`` is the conversation format of LLaVA-1.5's code, whose checkpoints bring none.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from dyvte.errors import PromptError
+from dyvte.prompt import IMAGE, Message
+
+ROLES = ("system", "user", "assistant")
+
+
+class ChatFormat(Protocol):
+    """``encode(messages)`` → ids, ready for generation."""
+
+    def encode(self, messages: Sequence[Message]) -> list[int]:
+        """One IMAGE per image part, in order. Raises PromptError."""
+        ...
+
+
+def parts_of(message: Message) -> list[Mapping[str, Any]]:
+    """The content of a message as a list of parts. Raises PromptError."""
+    role, content = message.get("role"), message.get("content")
+    if role not in ROLES:
+        raise PromptError(f"role {role!r} is not known; use one of {', '.join(ROLES)}")
+    if content is None:
+        return []
+    if isinstance(content, str):
+        return [{"type": "text", "text": content}]
+    for part in content:
+        if part.get("type") not in ("text", "image"):
+            raise PromptError(f"content part of type {part.get('type')!r}: use text or image")
+    return list(content)
+
+
+def images_of(messages: Sequence[Message]) -> list[Any]:
+    """Every image of a conversation, in order."""
+    return [
+        part["image"]
+        for message in messages
+        for part in parts_of(message)
+        if part["type"] == "image"
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateChat:
+    """A Jinja chat template over a ``transformers`` tokenizer."""
+
+    tokenizer: Any
+    template: str
+    image_token: str
+
+    def encode(self, messages: Sequence[Message]) -> list[int]:
+        """Render, split at the template's specials, tokenise the rest as plain text."""
+        specials = sorted(self._specials(), key=len, reverse=True)
+        typed = re.compile("|".join(map(re.escape, specials)))
+        guard = _unused_character(messages)
+        plain = [self._guarded(message, typed, guard) for message in messages]
+        rendered: str = self.tokenizer.apply_chat_template(
+            plain, chat_template=self.template, tokenize=False, add_generation_prompt=True
+        )
+        if guard not in rendered:
+            ids: list[int] = self.tokenizer(rendered, add_special_tokens=False)["input_ids"]
+        else:
+            ids = self._encode_guarded(rendered, typed, guard)
+        image_id = self.tokenizer.convert_tokens_to_ids(self.image_token)
+        return [IMAGE if token == image_id else token for token in ids]
+
+    def _specials(self) -> set[str]:
+        added = self.tokenizer.added_tokens_decoder.values()
+        return {token.content for token in added if token.special} | {self.image_token}
+
+    def _guarded(self, message: Message, typed: re.Pattern[str], guard: str) -> dict[str, Any]:
+        parts: list[dict[str, Any]] = []
+        for part in parts_of(message):
+            if part["type"] == "image":
+                parts.append({"type": "image"})
+            else:
+                text = typed.sub(lambda m: m[0][0] + guard + m[0][1:], str(part["text"]))
+                parts.append({"type": "text", "text": text})
+        return {"role": message["role"], "content": parts}
+
+    def _encode_guarded(self, rendered: str, typed: re.Pattern[str], guard: str) -> list[int]:
+        ids: list[int] = []
+        at = 0
+        for match in [*typed.finditer(rendered), None]:
+            text = rendered[at : match.start() if match else None].replace(guard, "")
+            if text:
+                ids += self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)[
+                    "input_ids"
+                ]
+            if match:
+                ids.append(self.tokenizer.convert_tokens_to_ids(match[0]))
+                at = match.end()
+        return ids
+
+
+@dataclass(frozen=True, slots=True)
+class VicunaChat:
+    """``vicuna_v1``: "SYSTEM USER: <image>\\nquestion ASSISTANT: answer</s>USER: … ASSISTANT:".
+
+    Each text piece between images is tokenised on its own with its BOS dropped, as the original
+    code does.
+    """
+
+    tokenizer: Any
+    system: str = (
+        "A chat between a curious user and an artificial intelligence assistant. "
+        "The assistant gives helpful, detailed, and polite answers to the user's questions."
+    )
+
+    def encode(self, messages: Sequence[Message]) -> list[int]:
+        """BOS, then the pieces; an assistant's turn ends with the end-of-sequence id."""
+        turns = list(messages)
+        system = self.system
+        if turns and turns[0].get("role") == "system":
+            system = _text(turns.pop(0))
+        pieces: list[str | int] = [f"{system} " if system else ""]
+        for message in turns:
+            if message["role"] == "system":
+                raise PromptError("a system message must be the first one in this chat format")
+            if message["role"] == "user":
+                _extend(pieces, "USER: ")
+                for part in sorted(parts_of(message), key=lambda p: p["type"] != "image"):
+                    if part["type"] == "image":
+                        pieces += [IMAGE, "\n"]
+                    else:
+                        _extend(pieces, str(part["text"]))
+                _extend(pieces, " ")
+            else:
+                _extend(pieces, f"ASSISTANT: {_text(message)}")
+                pieces += [self.tokenizer.eos_token_id, ""]
+        _extend(pieces, "ASSISTANT:")
+        return self._ids(pieces)
+
+    def _ids(self, pieces: Sequence[str | int]) -> list[int]:
+        ids = [self.tokenizer.bos_token_id]
+        for piece in pieces:
+            if isinstance(piece, int):
+                ids.append(piece)
+            elif piece:
+                ids += self.tokenizer(piece, add_special_tokens=False, split_special_tokens=True)[
+                    "input_ids"
+                ]
+        return ids
+
+
+def _extend(pieces: list[str | int], text: str) -> None:
+    """Text joins the text before it: tokenisation must not see a seam."""
+    if pieces and isinstance(pieces[-1], str):
+        pieces[-1] += text
+    else:
+        pieces.append(text)
+
+
+def _text(message: Message) -> str:
+    parts = parts_of(message)
+    if any(part["type"] == "image" for part in parts):
+        raise PromptError(f"a {message['role']} message cannot hold an image")
+    return "".join(str(part["text"]) for part in parts)
+
+
+def _unused_character(messages: Sequence[Message]) -> str:
+    """A private-use character that no message contains."""
+    used = {
+        char
+        for message in messages
+        for part in parts_of(message)
+        if part["type"] == "text"
+        for char in str(part["text"])
+        if "\ue000" <= char <= "\uf8ff"
+    }
+    return next(char for char in map(chr, range(0xE000, 0xF900)) if char not in used)

@@ -1,0 +1,36 @@
+"""From decoded pictures to what a vision tower takes, by the family's own image processor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+
+@dataclass(frozen=True, slots=True)
+class ImageProcessor:
+    """A ``transformers`` image processor, with what the original code does before it."""
+
+    processor: Any
+    before: Callable[[Image.Image, Any], Image.Image] | None = None
+
+    def __call__(self, images: Sequence[Image.Image]) -> dict[str, Any]:
+        """``{"pixel_values": [images, 3, H, W]}`` (float32)."""
+        rgb = [image.convert("RGB") for image in images]
+        if self.before is not None:
+            rgb = [self.before(image, self.processor) for image in rgb]
+        out = self.processor(images=rgb, return_tensors="pt")
+        return dict(out)
+
+
+def pad_to_square(image: Image.Image, processor: Any) -> Image.Image:
+    """LLaVA-1.5's ``image_aspect_ratio: pad``: centred on the mean colour."""
+    if image.width == image.height:
+        return image
+    side = max(image.size)
+    colour = tuple(int(255 * mean) for mean in processor.image_mean)
+    square = Image.new("RGB", (side, side), colour)
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return square

@@ -1,0 +1,141 @@
+"""LLaVA over ``transformers``' own modules: CLIP tower, two-layer projector, Llama decoder.
+
+One image is one placeholder and always the same number of rows. Source of the layout:
+``transformers.LlavaForConditionalGeneration``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import LlavaForConditionalGeneration
+
+from dyvte.attention import StepContext
+from dyvte.errors import ModelError, PromptError
+from dyvte.exits.gate import GateBank
+from dyvte.flops import DecoderShape, VisionShape
+from dyvte.models.adapter import ModelAdapter
+from dyvte.prompt import Prompt
+
+
+class LlavaAdapter(ModelAdapter):
+    """Names the parts of a ``LlavaForConditionalGeneration`` loaded with our attention."""
+
+    family = "llava"
+
+    def __init__(self, model: LlavaForConditionalGeneration, gates: GateBank | None = None) -> None:
+        self.model = model
+        core = model.model
+        text, vision = model.config.text_config, model.config.vision_config
+        self._layers = core.language_model.layers
+        self._embedding = core.language_model.embed_tokens
+        self._rotary = core.language_model.rotary_emb
+        self._norm = core.language_model.norm
+        self._tower = core.vision_tower
+        self.dtype = model.dtype
+        self.device = model.device
+        self.max_positions = int(text.max_position_embeddings)
+        self.eos_token_ids = _eos(model)
+        self.decoder = DecoderShape(
+            num_layers=text.num_hidden_layers,
+            hidden_size=text.hidden_size,
+            intermediate_size=text.intermediate_size,
+            num_heads=text.num_attention_heads,
+            num_kv_heads=text.num_key_value_heads,
+            head_dim=getattr(text, "head_dim", None)
+            or text.hidden_size // text.num_attention_heads,
+            vocab_size=text.vocab_size,
+        )
+        self._drops_cls = model.config.vision_feature_select_strategy == "default"
+        patches = (vision.image_size // vision.patch_size) ** 2
+        self.rows_per_image = patches + (0 if self._drops_cls else 1)
+        levels = model.config.vision_feature_layer
+        self._vision = VisionShape(
+            num_layers=vision.num_hidden_layers,
+            hidden_size=vision.hidden_size,
+            intermediate_size=vision.intermediate_size,
+            patches=patches,
+            rows=patches + 1,
+            patch_inputs=vision.num_channels * vision.patch_size**2,
+            projector_in=vision.hidden_size * (1 if isinstance(levels, int) else len(levels)),
+            projector_hidden=text.hidden_size,
+            projector_out=text.hidden_size,
+            projector_rows=self.rows_per_image,
+        )
+        self._image_shape = (vision.num_channels, vision.image_size, vision.image_size)
+        self.gates = gates
+        if gates is not None:
+            gates.check(self.decoder.hidden_size, self.decoder.num_layers)
+            self.gates = gates.to(self.device)
+
+    def visual_rows(self, prompt: Prompt) -> list[int]:
+        """The same number for every image."""
+        if prompt.images is None:
+            return []
+        pixels = _pixels(prompt.images)
+        if pixels.ndim != 4 or tuple(pixels.shape[1:]) != self._image_shape:
+            raise PromptError(
+                f"pixel_values has shape {list(pixels.shape)}, expected "
+                f"[images, {', '.join(map(str, self._image_shape))}]"
+            )
+        return [self.rows_per_image] * pixels.shape[0]
+
+    @torch.inference_mode()
+    def encode_images(self, images: Sequence[Mapping[str, Any]]) -> list[list[Tensor]]:
+        """One run of tower and projector over the images of all prompts."""
+        pixels = [_pixels(each) for each in images]
+        if not pixels:
+            return []
+        stacked = torch.cat(pixels).to(self.device, self.dtype)
+        features = self.model.get_image_features(pixel_values=stacked).pooler_output
+        rows = iter(features)
+        return [[next(rows) for _ in range(each.shape[0])] for each in pixels]
+
+    def embed_tokens(self, token_ids: Tensor) -> Tensor:
+        """The decoder's own table."""
+        out: Tensor = self._embedding(token_ids)
+        return out
+
+    def rotary(self, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """The decoder's own rotary embedding."""
+        cos, sin = self._rotary(hidden[None], position_ids=positions[None])
+        return cos, sin
+
+    def run_layer(
+        self, layer: int, hidden: Tensor, rotary: tuple[Tensor, Tensor], context: StepContext
+    ) -> Tensor:
+        """The decoder's own layer over a batch of one packed row."""
+        out: Tensor = self._layers[layer](
+            hidden[None], attention_mask=None, position_embeddings=rotary, packed=context
+        )
+        return out[0]
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Norm over the asked rows only, then the head."""
+        out: Tensor = self.model.lm_head(self._norm(hidden))
+        return out
+
+    def vision_flops(self, num_images: int) -> int:
+        """Every encoder layer that ``transformers`` runs is counted."""
+        return self._vision.total(num_images)
+
+    def parameter_bytes(self) -> int:
+        """Bytes of all weights as loaded."""
+        return sum(p.numel() * p.element_size() for p in self.model.parameters())
+
+
+def _pixels(images: Mapping[str, Any]) -> Tensor:
+    if "pixel_values" not in images:
+        raise PromptError("images need pixel_values as the family's image processor returns them")
+    return torch.as_tensor(images["pixel_values"])
+
+
+def _eos(model: LlavaForConditionalGeneration) -> frozenset[int]:
+    for config in (model.generation_config, model.config, model.config.text_config):
+        ids = getattr(config, "eos_token_id", None)
+        if ids is not None:
+            return frozenset([ids] if isinstance(ids, int) else ids)
+    raise ModelError("the model's config names no eos_token_id; set one in config.json")

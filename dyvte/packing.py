@@ -1,0 +1,129 @@
+"""PackedBatch: the rows of many sequences in one dimension, without padding.
+
+Prefills and decodes lie side by side as segments of ``hidden [T, d]``; an exit is a selection of
+rows. The book-keeping is Python integers, so that no length is ever read back from a device.
+
+Shapes: T rows of the step, d hidden size, S segments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from dyvte.prompt import VisualSpan
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """The rows of one sequence in this step.
+
+    ``seq`` is the sequence's key in the KV cache; ``spans`` are the visual rows that are still
+    there, relative to the segment; ``prefill`` is False for a decode row.
+    """
+
+    seq: int
+    rows: int
+    spans: tuple[VisualSpan, ...] = ()
+    prefill: bool = False
+
+    @property
+    def visual_rows(self) -> int:
+        """Rows that come from images."""
+        return sum(len(span) for span in self.spans)
+
+    def text_rows(self) -> list[int]:
+        """Indices (relative) of the rows outside every visual span, in order."""
+        rows: list[int] = []
+        at = 0
+        for span in self.spans:
+            rows.extend(range(at, span.start))
+            at = span.stop
+        rows.extend(range(at, self.rows))
+        return rows
+
+
+@dataclass(frozen=True, slots=True)
+class PackedBatch:
+    """Segments and their rows: ``hidden [T, d]`` and ``positions [T]`` (int64).
+
+    Positions are those of the whole prompt: rows that leave take their positions with them, the
+    others keep theirs, gap and all.
+    """
+
+    segments: tuple[Segment, ...]
+    hidden: Tensor
+    positions: Tensor
+
+    def __post_init__(self) -> None:
+        rows = sum(segment.rows for segment in self.segments)
+        if rows != self.hidden.shape[0] or rows != self.positions.shape[-1]:
+            raise ValueError(
+                f"segments hold {rows} rows, hidden {self.hidden.shape[0]}, "
+                f"positions {self.positions.shape[-1]}"
+            )
+
+    @property
+    def lengths(self) -> list[int]:
+        """Rows of each segment."""
+        return [segment.rows for segment in self.segments]
+
+    @property
+    def starts(self) -> list[int]:
+        """First row of each segment."""
+        return [0, *accumulate(self.lengths)][:-1]
+
+    @property
+    def last_rows(self) -> list[int]:
+        """Last row of each segment: where its next token is predicted."""
+        return [total - 1 for total in accumulate(self.lengths)]
+
+    def with_hidden(self, hidden: Tensor) -> PackedBatch:
+        """The same rows with new contents."""
+        return replace(self, hidden=hidden)
+
+    def drop_visual(self, leaving: Collection[int]) -> tuple[PackedBatch, Tensor]:
+        """Take the visual rows out of the segments whose index is in ``leaving``.
+
+        Returns the smaller batch and ``keep`` (int64), the indices of the rows that stay, so
+        that whatever else has a row dimension can follow.
+        """
+        keep: list[int] = []
+        segments: list[Segment] = []
+        for index, (segment, start) in enumerate(zip(self.segments, self.starts, strict=True)):
+            if index in leaving:
+                text = segment.text_rows()
+                keep.extend(start + row for row in text)
+                segments.append(replace(segment, rows=len(text), spans=()))
+            else:
+                keep.extend(range(start, start + segment.rows))
+                segments.append(segment)
+        return self._select(segments, keep)
+
+    def drop_segment(self, leaving: int) -> tuple[PackedBatch, Tensor]:
+        """Take a whole segment out (its sequence was aborted); returns as ``drop_visual``."""
+        start, rows = self.starts[leaving], self.segments[leaving].rows
+        keep = [*range(start), *range(start + rows, self.hidden.shape[0])]
+        return self._select([s for i, s in enumerate(self.segments) if i != leaving], keep)
+
+    def _select(self, segments: Sequence[Segment], keep: list[int]) -> tuple[PackedBatch, Tensor]:
+        rows = torch.tensor(keep, dtype=torch.int64, device=self.hidden.device)
+        batch = PackedBatch(
+            segments=tuple(segments),
+            hidden=self.hidden.index_select(0, rows),
+            positions=self.positions.index_select(-1, rows),
+        )
+        return batch, rows
+
+
+def pack(parts: Sequence[tuple[Segment, Tensor, Tensor]]) -> PackedBatch:
+    """Put ``(segment, hidden [rows, d], positions [rows])`` of several sequences side by side."""
+    return PackedBatch(
+        segments=tuple(segment for segment, _, _ in parts),
+        hidden=torch.cat([hidden for _, hidden, _ in parts]),
+        positions=torch.cat([positions for _, _, positions in parts], dim=-1),
+    )

@@ -1,0 +1,70 @@
+"""From logits ``[S, V]`` to token ids ``[S]``.
+
+Greedy rows take the highest logit. Sampled rows go through temperature, top-k, top-p and min-p
+in that order, in float32, and are drawn by inverting the cumulative distribution at one uniform
+number from the sequence's own generator: a seed's result does not depend on batch mates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from dyvte.params import SamplingParams
+
+
+def generator_for(params: SamplingParams, choice: int = 0) -> torch.Generator:
+    """A CPU generator: seeded (seed + choice) where asked, else from the system's entropy."""
+    generator = torch.Generator()
+    if params.seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed((params.seed + choice) % 2**63)
+    return generator
+
+
+def sample(
+    logits_SV: Tensor,
+    params: Sequence[SamplingParams],
+    generators: Sequence[torch.Generator],
+    forbidden: Sequence[Sequence[int]],
+) -> Tensor:
+    """Choose one token per row; ``forbidden[s]`` are ids that row s must not choose now.
+
+    Returns int64 ``[S]`` on the CPU: this is the step's one device→host copy.
+    """
+    scores = logits_SV.float()
+    if any(forbidden):
+        scores = scores.clone()
+        for row, ids in enumerate(forbidden):
+            if ids:
+                scores[row, list(ids)] = float("-inf")
+    chosen = scores.argmax(-1)
+    sampled = [row for row, p in enumerate(params) if not p.greedy]
+    for row in sampled:
+        uniform = torch.rand((), generator=generators[row])
+        chosen[row] = _draw(scores[row], params[row], float(uniform))
+    return chosen.cpu()
+
+
+def _draw(scores_V: Tensor, params: SamplingParams, uniform: float) -> Tensor:
+    ranked, ids = torch.sort(scores_V / params.temperature, descending=True, stable=True)
+    if params.top_k:
+        ranked = ranked[: params.top_k]
+    probs = ranked.softmax(-1)
+    keep = torch.ones_like(probs, dtype=torch.bool)
+    if params.top_p < 1.0:
+        # A token stays if the mass before it is below top_p: the first always does.
+        keep &= probs.cumsum(-1) - probs < params.top_p
+    if params.min_p > 0.0:
+        keep &= probs >= params.min_p * probs[0]
+    cumulative = torch.where(keep, probs, 0.0).cumsum(-1)
+    index = torch.searchsorted(cumulative, uniform * cumulative[-1], right=True)
+    return ids[index.clamp(max=int(keep.nonzero()[-1]))]
+
+
+def log_probs(logits_SV: Tensor) -> Tensor:
+    """log softmax in float32, before temperature: what ``logprobs`` reports."""
+    return logits_SV.float().log_softmax(-1)
