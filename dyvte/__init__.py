@@ -14,10 +14,10 @@ from dyvte.params import ExitOptions, FinishReason, PruneOptions, SamplingParams
 from dyvte.prompt import IMAGE, Prompt
 
 if TYPE_CHECKING:
-    from dyvte.offline import Result as Result
-    from dyvte.offline import generate as generate
     from dyvte.model import Model as Model
     from dyvte.model import load as load
+    from dyvte.offline import Result as Result
+    from dyvte.offline import generate as generate
 
 __version__ = "0.1.0"
 

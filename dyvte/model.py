@@ -79,13 +79,12 @@ def load(
     where = _device(device)
     opened = registry.open_model(folder, where, _dtype(dtype, where, folder))
     adapter = opened.adapter
-    card = None
+    card: GateCard | None = None
+    bank: GateBank | None = adapter.gates
     if gates is not None:
         bank, card = read_gates(gates, adapter.gates)
     elif (folder / "gates").is_dir():
         bank, card = read_gates(folder / "gates", adapter.gates)
-    else:
-        bank = adapter.gates
     if bank is not None:
         bank.check(adapter.decoder.hidden_size, adapter.decoder.num_layers)
         adapter.gates = bank.to(adapter.device)

@@ -14,7 +14,8 @@ from dyvte.attention import AttentionBackend
 from dyvte.engine.build import EngineConfig, build_core
 from dyvte.engine.core import EngineCore
 from dyvte.engine.events import EngineRequest
-from dyvte.engine.sequence import RequestState, Sequence as Choice
+from dyvte.engine.sequence import RequestState
+from dyvte.engine.sequence import Sequence as Choice
 from dyvte.engine.stats import RequestStats
 from dyvte.errors import EngineError
 from dyvte.flops import FlopsReport

@@ -32,10 +32,11 @@ class FinishReason(StrEnum):
 class SamplingParams:
     """How tokens are chosen. Names and defaults are OpenAI's where OpenAI has one.
 
-    ``max_tokens`` None is as many as the context holds. ``temperature`` 0 is greedy and exact. ``seed`` makes a sampled result repeatable whatever
-    else runs in the batch. ``stop`` holds strings, ``stop_token_ids`` ids; neither is returned.
-    ``logprobs`` is the number of alternatives to report per token (0: the chosen one only).
-    ``return_logits`` keeps the float32 logits of every chosen token in the offline result.
+    ``max_tokens`` None is as many as the context holds. ``temperature`` 0 is greedy and exact.
+    ``seed`` makes a sampled result repeatable whatever else runs in the batch. ``stop`` holds
+    strings (the text ends before them), ``stop_token_ids`` ids (not returned). ``logprobs`` is
+    the number of alternatives to report per token (0: the chosen one only). ``return_logits``
+    keeps the float32 logits of every chosen token in the offline result.
     """
 
     max_tokens: int | None = 16
@@ -102,7 +103,7 @@ class PruneOptions:
     @classmethod
     def of(cls, value: PruneOptions | Mapping[str, Any]) -> PruneOptions:
         """Accept the dataclass itself or a mapping with the same keys, checked."""
-        return value if isinstance(value, cls) else _from_mapping(cls, value, "prune")
+        return value if isinstance(value, PruneOptions) else _from_mapping(cls, value, "prune")
 
     def __post_init__(self) -> None:
         if not isinstance(self.method, str) or not self.method:
@@ -136,7 +137,7 @@ class ExitOptions:
     @classmethod
     def of(cls, value: ExitOptions | Mapping[str, Any]) -> ExitOptions:
         """Accept the dataclass itself or a mapping with the same keys, checked."""
-        return value if isinstance(value, cls) else _from_mapping(cls, value, "")
+        return value if isinstance(value, ExitOptions) else _from_mapping(cls, value, "")
 
     def __post_init__(self) -> None:
         if not isinstance(self.policy, str) or not self.policy:

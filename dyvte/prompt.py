@@ -16,7 +16,8 @@ IMAGE = -200
 """The id that stands for one image in ``Prompt.token_ids`` (LLaVA's ``IMAGE_TOKEN_INDEX``)."""
 
 Message = Mapping[str, Any]
-"""``{"role": …, "content": str | [{"type": "text", "text": …} | {"type": "image", "image": pil}]}``."""
+"""``role`` and ``content``: a string, or a list of parts of type text (``text``) or image
+(``image``, a PIL image)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from dyvte.packing import PackedBatch, Segment
 
 
 def text_token_status(batch: PackedBatch, hidden: Tensor, indices: Sequence[int]) -> Tensor:
-    """Status ``[S, 2d]`` (float32) of the segments ``indices`` of ``batch``; hidden is ``[T, d]``."""
+    """Status ``[S, 2d]`` (float32) of the segments ``indices``; ``hidden`` is ``[T, d]``."""
     starts = batch.starts
     return torch.stack([_status(batch.segments[i], starts[i], hidden) for i in indices])
 

@@ -16,9 +16,8 @@ from typing import Any
 import torch
 from transformers import (
     AutoProcessor,
-    AutoTokenizer,
-    CLIPImageProcessor,
     GenerationConfig,
+    LlamaTokenizer,
     LlavaForConditionalGeneration,
 )
 from transformers.utils import logging as transformers_logging
@@ -150,10 +149,12 @@ def _open_original(
     adapter = LlavaAdapter(model.to(device).eval(), gates)
     tokenizer = None
     if (folder / "tokenizer.model").exists() or (folder / "tokenizer.json").exists():
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = LlamaTokenizer.from_pretrained(folder)
     tower = llava_original.tower_folder(folder, config)
     process = None
     if (tower / "preprocessor_config.json").exists():
+        from transformers import CLIPImageProcessor  # warns of missing torchvision on import
+
         pad = config.get("image_aspect_ratio") == "pad"
         processor = CLIPImageProcessor.from_pretrained(tower)
         process = ImageProcessor(processor, pad_to_square if pad else None)
