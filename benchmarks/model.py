@@ -186,7 +186,7 @@ def _tokenizer(vocab: int) -> PreTrainedTokenizerFast:
 
 def _text() -> Iterator[str]:
     """The words that `dyvte bench` asks with, and invented ones to fill the vocabulary."""
-    yield from [" ".join(WORDS) + " USER: ASSISTANT: SYSTEM:"] * 50
+    yield from [f" {' '.join(WORDS)} USER: ASSISTANT: SYSTEM:"] * 50
     draw = random.Random(0)
     for _ in range(PSEUDO_WORDS):
         yield " " + "".join(draw.choices(SYLLABLES, k=draw.randint(2, 4)))

@@ -9,8 +9,9 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
+
+from dyvte import __version__
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -34,7 +35,7 @@ class Provenance:
             command=shlex.join(command),
             commit=_commit(),
             date=datetime.now(UTC).isoformat(timespec="seconds"),
-            version=version("dyvte"),
+            version=__version__,
             python=platform.python_version(),
             cpu=_cpu(),
             cores=_cores(),
@@ -43,7 +44,7 @@ class Provenance:
 
 def _commit() -> str | None:
     """Short hash, with ``-dirty`` where tracked files differ from it."""
-    command = ["git", "-C", str(PACKAGE), "describe", "--always", "--dirty", "--abbrev=10"]
+    command = ["git", "-C", str(PACKAGE), "describe", "--always", "--dirty", "--exclude=*"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
     except OSError:

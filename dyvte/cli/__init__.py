@@ -10,8 +10,8 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 
+from dyvte import __version__
 from dyvte.cli.usage import CommandError, nearest
 from dyvte.errors import DyvteError, OptionError
 
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_overview())
         return 0
     if words[0] == "--version":
-        print(f"dyvte {version('dyvte')}")
+        print(f"dyvte {__version__}")
         return 0
     name = words[0]
     program = f"dyvte {name}" if name in COMMANDS else "dyvte"

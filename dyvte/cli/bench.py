@@ -138,9 +138,7 @@ def _progress(quiet: bool) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     console = Console(stderr=True)
     disable = quiet or not console.is_terminal
-    return Progress(
-        *columns, TimeElapsedColumn(), console=console, transient=True, disable=disable
-    )
+    return Progress(*columns, TimeElapsedColumn(), console=console, transient=True, disable=disable)
 
 
 def _write(

@@ -41,7 +41,7 @@ def run(argv: Sequence[str]) -> int:
         print(json.dumps(as_json(result, args.model, seconds), ensure_ascii=False))
     else:
         print(result.text)
-        print(as_line(result, seconds))
+        print(as_line(result.stats, seconds))
     return 0
 
 
