@@ -1,0 +1,149 @@
+"""Which exit options hold for a request: its own, its headers', its alias's, the server's.
+
+The first that is present counts whole; nothing is merged key by key. Then the operator's caps.
+``report`` only says what to tell, so that it does not make the body object count as present.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from dyvte.engine.events import Engine, ModelInfo
+from dyvte.errors import OptionError
+from dyvte.params import ExitOptions
+from server.api.errors import ApiError, bad_request, model_not_found
+from server.api.schema import ChatRequest, DyvteObject
+from server.settings import Settings
+
+PREFIX = "x-dyvte-"
+HEADERS = {
+    "x-dyvte-policy": "policy",
+    "x-dyvte-aggressiveness": "aggressiveness",
+    "x-dyvte-max-risk": "max_risk",
+}
+
+
+class Headers(Protocol):
+    """What is read of a request's headers (names in lower case)."""
+
+    def items(self) -> list[tuple[str, str]]:
+        """All headers in order, repeated ones included."""
+
+
+def aliases(name: str, info: ModelInfo) -> dict[str, ExitOptions]:
+    """``NAME:off`` and one per preset of the model, with their options."""
+    off = {f"{name}:off": ExitOptions(policy="off")}
+    return off | {f"{name}:{preset}": options for preset, options in info.presets.items()}
+
+
+def check_model(model: str, info: ModelInfo, settings: Settings) -> None:
+    """Raise ApiError (404) unless ``model`` is the base name or an alias of it."""
+    known = aliases(settings.name, info)
+    if model != settings.name and model not in known:
+        raise model_not_found(model, (settings.name, *known))
+
+
+def server_default(info: ModelInfo, settings: Settings) -> ExitOptions:
+    """What holds where a request says nothing. Raises OptionError for an unknown preset."""
+    chosen = settings.default_exits
+    if chosen is None:
+        return info.default_exits
+    if not isinstance(chosen, str):
+        return ExitOptions.of(chosen)
+    presets = {"off": ExitOptions(policy="off"), **info.presets}
+    if chosen not in presets:
+        known = ", ".join(presets)
+        raise OptionError("default_exits", f"this model has no preset '{chosen}'; it has {known}")
+    return presets[chosen]
+
+
+def capped(exits: ExitOptions, settings: Settings) -> ExitOptions:
+    """``exits`` within the operator's caps. Raises OptionError where nothing is left."""
+    if exits.policy == "off":
+        return exits
+    floor, ceiling = settings.min_exit_layer, settings.max_aggressiveness
+    if exits.policy == "fixed":
+        layer = max(exits.exit_layer or 0, floor or 0)
+        return dataclasses.replace(exits, exit_layer=layer)
+    if ceiling is not None:
+        asked = 0.5 if exits.aggressiveness is None else exits.aggressiveness
+        exits = dataclasses.replace(exits, aggressiveness=ceiling if asked > ceiling else asked)
+    if floor is not None:
+        if exits.max_layer is not None and exits.max_layer < floor:
+            raise OptionError("max_layer", f"images leave after layer {floor} at the earliest here")
+        exits = dataclasses.replace(exits, min_layer=max(exits.min_layer or 0, floor))
+    return exits
+
+
+def choose_exits(
+    request: ChatRequest, headers: Headers, engine: Engine, settings: Settings
+) -> ExitOptions:
+    """The options in force for this request. Raises ApiError (400)."""
+    info = engine.info
+    where = ""
+    try:
+        named = _from_headers(headers)
+        said = _from_body(request.dyvte)
+        if said:
+            exits = ExitOptions.of(_with_policy(said, info))
+        elif named:
+            where = "X-DyVTE headers: "
+            exits = ExitOptions.of(_with_policy(named, info))
+        else:
+            alias = aliases(settings.name, info).get(request.model)
+            exits = alias or server_default(info, settings)
+        return capped(engine.resolve(exits), settings)
+    except OptionError as error:
+        raise exit_error(error, where) from error
+
+
+def exit_error(error: OptionError, where: str = "") -> ApiError:
+    """The 400 for exit options that are out of range or do not fit each other or the model."""
+    param = f"dyvte.{error.field}"
+    return bad_request(f"Invalid '{param}': {where}{error.message}.", param)
+
+
+def _from_body(dyvte: DyvteObject | None) -> dict[str, Any]:
+    return dyvte.model_dump(exclude_none=True, exclude={"report"}) if dyvte else {}
+
+
+def _from_headers(headers: Headers) -> dict[str, Any]:
+    said: dict[str, Any] = {}
+    for header, value in headers.items():
+        name = header.lower()
+        if not name.startswith(PREFIX):
+            continue
+        field = HEADERS.get(name)
+        if field is None or field in said:
+            known = "given twice" if field else f"not known; known are {', '.join(HEADERS)}"
+            raise bad_request(f"The header '{header[:60]}' is {known}.", param=header[:60])
+        said[field] = value.strip() if field == "policy" else _number(field, value)
+    return said
+
+
+def _number(field: str, value: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise OptionError(field, f"must be a number, not '{value[:40]}'") from None
+
+
+def _with_policy(said: Mapping[str, Any], info: ModelInfo) -> Mapping[str, Any]:
+    """``said`` with the policy that it leaves open: "gate" where the model has gates.
+
+    Elsewhere pruning alone goes with "off", and what only a deciding policy understands goes to
+    the server's default if that one decides, else to "gate", so that the answer is the reason
+    ("this model has no gates") and not a remark about a policy that nobody named.
+    """
+    if "policy" in said:
+        return said
+    policy = info.default_exits.policy
+    if info.has_gates:
+        policy = "gate"
+    elif set(said) == {"prune"}:
+        policy = "off"
+    elif policy in ("off", "fixed"):
+        policy = "gate"
+    return {"policy": policy, **said}

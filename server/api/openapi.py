@@ -1,0 +1,86 @@
+"""``/openapi.json``: what the routes take and give, as the code that does it says.
+
+The chat route reads its body itself, under limits, so that its schema is put in by hand, from
+the same models that check it. FastAPI's own 422 is never sent and is taken out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import TypeAdapter
+
+from server.api.errors import ErrorBody
+from server.api.reply import ChatChunk, ChatCompletion
+from server.api.schema import ChatRequest
+
+CHAT = "/v1/chat/completions"
+_REF = "#/components/schemas/{model}"
+_ERRORS = {
+    400: "Malformed, or something this server does not do; `param` names the field",
+    401: "The API key is missing or wrong",
+    404: "No such model or route",
+    408: "The body did not arrive in time",
+    413: "The body is too large",
+    429: "The waiting line is full; see Retry-After",
+    500: "Our own fault; the request id finds it in the log",
+    503: "Loading, draining or stopped",
+}
+
+Responses = dict[int | str, dict[str, Any]]
+
+
+def errors(*statuses: int) -> Responses:
+    """The documentation of error answers."""
+    return {status: {"model": ErrorBody, "description": _ERRORS[status]} for status in statuses}
+
+
+def chat_responses() -> Responses:
+    """The documentation of the chat route's answers."""
+    done: dict[str, Any] = {
+        "model": ChatCompletion,
+        "description": "The answer; with `stream`, chunks as server-sent events",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    }
+    return {200: done, **errors(*_ERRORS)}
+
+
+def install_schema(app: FastAPI) -> None:
+    """Make ``app.openapi()`` tell the truth."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _schema(app)
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _schema(app: FastAPI) -> dict[str, Any]:
+    schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
+    components = schema.setdefault("components", {}).setdefault("schemas", {})
+    components.pop("HTTPValidationError", None)
+    components.pop("ValidationError", None)
+    for methods in schema["paths"].values():
+        for operation in methods.values():
+            operation["responses"].pop("422", None)
+    components |= _component("ChatRequest", ChatRequest.model_json_schema(ref_template=_REF))
+    components |= _chunk()
+    body = {"schema": {"$ref": _REF.format(model="ChatRequest")}}
+    schema["paths"][CHAT]["post"]["requestBody"] = {
+        "required": True,
+        "content": {"application/json": body},
+    }
+    return schema
+
+
+def _component(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = schema.pop("$defs", {})
+    return {**nested, name: schema}
+
+
+def _chunk() -> dict[str, Any]:
+    """One event of a stream, for readers of the page; no route can refer to it."""
+    return _component("ChatChunk", TypeAdapter(ChatChunk).json_schema(ref_template=_REF))

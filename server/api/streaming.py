@@ -1,0 +1,135 @@
+"""A streamed answer: role chunk, text deltas, finish chunk, usage chunk, ``[DONE]``.
+
+The account rides on the last chunk: the one with the usage or, without it, the one with the
+last finish_reason, which therefore waits for the engine's stats. What goes wrong after the
+first byte becomes an error event; every stream ends with one or the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+
+import structlog
+
+from dyvte.errors import DyvteError
+from server.api.errors import ApiError, from_engine, internal
+from server.api.reply import ChatChunk, ChunkChoice, DeltaBody, ReplyContext
+from server.api.sse import DONE, event
+from server.generate import Delta, Generation
+from server.logs import traceback_of
+
+log = structlog.get_logger("dyvte.request")
+
+
+class OpenedStream:
+    """A generation whose first delta was waited for, but not longer than clients wait in silence.
+
+    An error that comes in that time still has a status of its own.
+    """
+
+    def __init__(self, generation: Generation) -> None:
+        self.generation = generation
+        self._deltas = generation.deltas()
+        self._first: asyncio.Future[list[Delta] | None] | None = None
+
+    async def open(self, patience_s: float) -> None:
+        """Wait for the first delta. Raises EngineError."""
+        self._first = asyncio.ensure_future(anext(self._deltas, None))
+        try:
+            await asyncio.wait({self._first}, timeout=patience_s)
+            if self._first.done():
+                self._first.result()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def deltas(self) -> AsyncGenerator[list[Delta], None]:
+        """All deltas, the first included."""
+        assert self._first is not None, "open the stream first"
+        step = await self._first
+        while step is not None:
+            yield step
+            step = await anext(self._deltas, None)
+
+    async def close(self) -> None:
+        """Abort what still runs."""
+        if self._first is not None and not self._first.done():
+            self._first.cancel()
+            await asyncio.gather(self._first, return_exceptions=True)
+        await self._deltas.aclose()
+
+
+class StreamReply:
+    """The events of one answer. ``complete`` is true once the last one was handed out."""
+
+    def __init__(
+        self, opened: OpenedStream, context: ReplyContext, on_answer: Callable[[Generation], None]
+    ) -> None:
+        self._opened = opened
+        self._context = context
+        self._on_answer = on_answer
+        self.complete = False
+
+    async def events(self) -> AsyncGenerator[bytes, None]:
+        """Bytes as they go on the wire."""
+        try:
+            async for chunk in self._chunks():
+                yield event(chunk)
+            self.complete = True
+            yield DONE
+        except (ApiError, DyvteError) as error:
+            self.complete = True
+            yield self._last_words(error)
+        except Exception as error:
+            log.error("fault", id=self._context.request_id, exception=traceback_of(error))
+            self.complete = True
+            yield self._last_words(internal(self._context.request_id))
+        finally:
+            await self._opened.close()
+
+    async def _chunks(self) -> AsyncGenerator[ChatChunk, None]:
+        generation, context = self._opened.generation, self._context
+        for index in range(context.num_choices):
+            yield self._chunk(index, {"role": "assistant", "content": "", "refusal": None})
+        last: ChatChunk | None = None
+        async for step in self._opened.deltas():
+            for delta in step:
+                if delta.text or delta.tokens:
+                    yield self._chunk(delta.index, {"content": delta.text}, delta)
+                if delta.finish_reason is None:
+                    continue
+                if last is not None:
+                    yield last
+                last = self._chunk(delta.index, {}, None, delta.finish_reason.value)
+                if len(generation.finish_reasons) < context.num_choices:
+                    yield last
+                    last = None
+        assert last is not None, "a generation that ends has finished its last choice"
+        self._on_answer(generation)
+        if context.include_usage:
+            yield last
+            last = context.chunk([])
+            last["usage"] = context.usage(generation)
+        context.add_account(last, generation)
+        yield last
+
+    def _chunk(
+        self, index: int, body: DeltaBody, delta: Delta | None = None, reason: str | None = None
+    ) -> ChatChunk:
+        logprobs = None
+        if self._context.logprobs and delta is not None:
+            logprobs = self._context.logprobs_of(delta.tokens)
+        choice: ChunkChoice = {
+            "index": index,
+            "delta": body,
+            "logprobs": logprobs,
+            "finish_reason": reason,
+        }
+        return self._context.chunk([choice])
+
+    def _last_words(self, error: ApiError | DyvteError) -> bytes:
+        told = (
+            error if isinstance(error, ApiError) else from_engine(error, self._context.request_id)
+        )
+        return b"data: " + told.body + b"\n\n"

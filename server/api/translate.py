@@ -1,0 +1,167 @@
+"""OpenAI's words → the engine's: messages, sampling, exits. OpenAI's vocabulary ends here.
+
+A second protocol would add a file beside this one. Nothing is decoded or computed: an image is
+still a URL, with the path under which an error will name it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dyvte.engine.events import Engine
+from dyvte.errors import OptionError
+from dyvte.params import ExitOptions, SamplingParams
+from server.api.errors import ApiError, bad_request
+from server.api.exits import Headers, choose_exits
+from server.api.schema import (
+    AssistantMessage,
+    ChatRequest,
+    ImagePart,
+    Message,
+    RefusalPart,
+    TextPart,
+)
+from server.settings import Settings
+
+# OpenAI accepts top_p 0, which leaves the most likely token; the engine wants a share above 0.
+SMALLEST_TOP_P = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSource:
+    """An image as the client gave it; ``path`` is how an error names it."""
+
+    url: str
+    detail: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChatJob:
+    """A chat request in the engine's words.
+
+    ``messages`` hold an ``ImageSource`` where an image belongs.
+    """
+
+    model: str
+    messages: tuple[Mapping[str, Any], ...]
+    sampling: SamplingParams
+    exits: ExitOptions
+    report: str
+    stream: bool
+    include_usage: bool
+
+    @property
+    def images(self) -> tuple[ImageSource, ...]:
+        """All images in order."""
+        return tuple(
+            part["image"]
+            for message in self.messages
+            if isinstance(message["content"], list)
+            for part in message["content"]
+            if part["type"] == "image"
+        )
+
+
+def translate(
+    request: ChatRequest, headers: Headers, engine: Engine, settings: Settings
+) -> ChatJob:
+    """The job that ``request`` asks for. Raises ApiError (400)."""
+    _check_limits(request, settings)
+    try:
+        sampling = _sampling(request)
+    except OptionError as error:
+        raise bad_request(f"Invalid '{error.field}': {error.message}.", error.field) from error
+    options = request.stream_options
+    return ChatJob(
+        model=request.model,
+        messages=tuple(_message(m, i) for i, m in enumerate(request.messages)),
+        sampling=sampling,
+        exits=choose_exits(request, headers, engine, settings),
+        report=(request.dyvte.report if request.dyvte else None) or "summary",
+        stream=bool(request.stream),
+        include_usage=bool(options and options.include_usage),
+    )
+
+
+def _check_limits(request: ChatRequest, settings: Settings) -> None:
+    """What must hold before anything is copied."""
+    if len(request.messages) > settings.max_messages:
+        raise _over("messages", "messages", settings.max_messages)
+    if (request.n or 1) > settings.max_n:
+        raise _over("n", "choices", settings.max_n)
+    if isinstance(request.stop, list) and len(request.stop) > settings.max_stop:
+        raise _over("stop", "stop strings", settings.max_stop)
+    images = sum(
+        isinstance(part, ImagePart)
+        for message in request.messages
+        if isinstance(message.content, list)
+        for part in message.content
+    )
+    if images > settings.max_images:
+        raise _over("messages", "images", settings.max_images)
+    if request.top_logprobs is not None and not request.logprobs:
+        raise bad_request("'top_logprobs' needs 'logprobs' to be true.", "top_logprobs")
+    if request.stream_options is not None and not request.stream:
+        raise bad_request("'stream_options' needs 'stream' to be true.", "stream_options")
+
+
+def _over(param: str, what: str, limit: int) -> ApiError:
+    return bad_request(f"Invalid '{param}': at most {limit} {what} are allowed here.", param)
+
+
+def _max_tokens(request: ChatRequest) -> int | None:
+    new, old = request.max_completion_tokens, request.max_tokens
+    if new is not None and old is not None and new != old:
+        raise bad_request(
+            "'max_tokens' is the old name of 'max_completion_tokens'; give one of them.",
+            "max_tokens",
+        )
+    return old if new is None else new
+
+
+def _sampling(request: ChatRequest) -> SamplingParams:
+    """OpenAI's defaults where the request says nothing; no length means as many as fit."""
+    stop = request.stop or ()
+    return SamplingParams(
+        max_tokens=_max_tokens(request),
+        temperature=_or(request.temperature, 1.0),
+        top_p=max(SMALLEST_TOP_P, _or(request.top_p, 1.0)),
+        top_k=max(0, request.top_k or 0),
+        min_p=request.min_p or 0.0,
+        seed=request.seed,
+        stop=(stop,) if isinstance(stop, str) else tuple(stop),
+        stop_token_ids=tuple(request.stop_token_ids or ()),
+        min_tokens=request.min_tokens or 0,
+        ignore_eos=bool(request.ignore_eos),
+        n=request.n or 1,
+        logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+    )
+
+
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else float(value)
+
+
+def _message(message: Message, index: int) -> Mapping[str, Any]:
+    role = "system" if message.role == "developer" else message.role
+    content: str | list[Mapping[str, Any]]
+    if isinstance(message.content, list):
+        content = [
+            _part(part, f"messages[{index}].content[{j}].image_url")
+            for j, part in enumerate(message.content)
+        ]
+    else:
+        refusal = message.refusal if isinstance(message, AssistantMessage) else None
+        content = message.content or refusal or ""
+    return {"role": role, "content": content} | ({"name": message.name} if message.name else {})
+
+
+def _part(part: TextPart | ImagePart | RefusalPart, path: str) -> Mapping[str, Any]:
+    if isinstance(part, ImagePart):
+        detail = part.image_url.detail or "auto"
+        return {"type": "image", "image": ImageSource(part.image_url.url, detail, path)}
+    text = part.refusal if isinstance(part, RefusalPart) else part.text
+    return {"type": "text", "text": text}

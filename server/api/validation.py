@@ -1,0 +1,128 @@
+"""JSON object → ``ChatRequest``, or a 400 that names the field as the client wrote it.
+
+Two steps. First what OpenAI knows and this server does not do: allowed only with the value that
+asks for nothing. Then the schema, whose first error is told in one sentence with a path like
+``messages[0].content[1].image_url.url``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from server.api.errors import ApiError, bad_request
+from server.api.schema import ChatRequest, DyvteObject
+
+# Field → the values besides null that ask for nothing.
+UNSUPPORTED: Mapping[str, Sequence[object]] = {
+    "audio": (),
+    "frequency_penalty": (0,),
+    "function_call": ("none", "auto"),
+    "functions": ([],),
+    "logit_bias": ({},),
+    "modalities": (["text"],),
+    "moderation": (),
+    "parallel_tool_calls": (True,),
+    "prediction": (),
+    "presence_penalty": (0,),
+    "reasoning_effort": ("none",),
+    "repetition_penalty": (1,),
+    "response_format": ({"type": "text"},),
+    "service_tier": ("auto", "default"),
+    "store": (False,),
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
+    "verbosity": ("medium",),
+    "web_search_options": (),
+}
+UNSUPPORTED_IN_MESSAGE: Mapping[str, Sequence[object]] = {
+    "audio": (),
+    "function_call": (),
+    "tool_calls": ([],),
+}
+
+
+def parse_chat(raw: Mapping[str, Any]) -> ChatRequest:
+    """The request in ``raw``. Raises ApiError (400)."""
+    wire = _without_unsupported(raw, UNSUPPORTED, "", ChatRequest.model_fields)
+    messages = raw.get("messages")
+    if isinstance(messages, list):
+        wire["messages"] = [
+            _without_unsupported(message, UNSUPPORTED_IN_MESSAGE, f"messages[{i}].", ())
+            if isinstance(message, dict) and message.get("role") == "assistant"
+            else message
+            for i, message in enumerate(messages)
+        ]
+    try:
+        return ChatRequest.model_validate(wire)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise _told(first, wire) from error
+
+
+def _without_unsupported(
+    raw: Mapping[str, Any],
+    table: Mapping[str, Sequence[object]],
+    prefix: str,
+    keep: Sequence[str] | Mapping[str, object],
+) -> dict[str, Any]:
+    kept = dict(raw)
+    for name, neutral in table.items():
+        value = raw.get(name)
+        if value is not None and not any(_same(value, allowed) for allowed in neutral):
+            path = f"{prefix}{name}"
+            raise bad_request(
+                f"'{path}' is not supported by this server with this value; leave it out.",
+                param=path,
+                code="unsupported_parameter",
+            )
+        if name not in keep:
+            kept.pop(name, None)
+    return kept
+
+
+def _same(value: object, allowed: object) -> bool:
+    """Equality that keeps ``false`` apart from 0 and ``true`` from 1."""
+    return isinstance(value, bool) == isinstance(allowed, bool) and value == allowed
+
+
+def _told(error: ErrorDetails, raw: Mapping[str, Any]) -> ApiError:
+    path = _path(error, raw)
+    kind = error["type"]
+    if kind == "missing":
+        return bad_request(f"Missing required parameter: '{path}'.", path, "missing_parameter")
+    if kind == "extra_forbidden":
+        known = ", ".join(DyvteObject.model_fields)
+        hint = f" Known are {known}." if path.count(".") == 1 and path.startswith("dyvte.") else ""
+        return bad_request(
+            f"Unrecognized request argument supplied: {path}.{hint}", path, "unknown_parameter"
+        )
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        expected = error.get("ctx", {}).get("expected_tags")
+        wanted = f"expected one of {expected}" if expected else "is required"
+        return bad_request(f"Invalid '{path}': {wanted}.", path)
+    if kind in ("model_type", "model_attributes_type"):
+        return bad_request(f"Invalid '{path}': must be an object.", path)
+    reason = error["msg"][:1].lower() + error["msg"][1:]
+    return bad_request(f"Invalid '{path}': {reason}.", path)
+
+
+def _path(error: ErrorDetails, raw: object) -> str:
+    """The error's place in the client's own JSON: tags of unions are none of its keys."""
+    path, here = "", raw
+    loc = error["loc"]
+    for depth, step in enumerate(loc):
+        last = depth == len(loc) - 1
+        if isinstance(step, int):
+            path += f"[{step}]"
+            here = here[step] if isinstance(here, list) and step < len(here) else None
+        elif isinstance(here, dict) and (step in here or (last and error["type"] == "missing")):
+            path += f".{step}" if path else step
+            here = here.get(step)
+    if error["type"].startswith("union_tag"):
+        field = str(error.get("ctx", {}).get("discriminator", "type")).strip("'")
+        path += f".{field}" if field.isidentifier() else ""
+    return path[:200]

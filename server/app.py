@@ -1,0 +1,150 @@
+"""``create_app``: settings and a way to open an engine → the HTTP service.
+
+Importing this loads no torch; the engine is opened in a thread when the app starts, and closed
+in order when it ends. Layers from outside in: request context, CORS, key, body bounds, routes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as installed_version
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+
+from server.api.chat import Chat
+from server.api.context import RequestContext
+from server.api.errors import ApiError, bad_request, of_status
+from server.api.guard import OPEN, BodyGuard, KeyGuard
+from server.api.openapi import CHAT, chat_responses, errors, install_schema
+from server.api.service import Service
+from server.lifecycle import Lifecycle, OpenEngine
+from server.metrics import ServerMetrics
+from server.preprocess import Preprocessor
+from server.settings import Settings
+
+
+def version() -> str:
+    """The installed version of the package."""
+    try:
+        return installed_version("dyvte")
+    except PackageNotFoundError:
+        return "0+unknown"
+
+
+def create_app(
+    settings: Settings,
+    open_engine: OpenEngine,
+    on_failure: Callable[[Exception], None] | None = None,
+) -> FastAPI:
+    """The service. ``open_engine`` is called once, in a thread, when the app starts.
+
+    ``on_failure`` is told if that fails, so that the process can end. ``app.state.lifecycle``
+    drains, which is how a SIGTERM reaches the service; ``app.state.loading`` is the task that
+    opens the engine.
+    """
+    metrics = ServerMetrics(settings.name)
+    lifecycle = Lifecycle(
+        settings,
+        open_engine,
+        on_ready=lambda engine: metrics.bind(engine, version()),
+        on_refusal=metrics.refusal,
+        on_failure=on_failure,
+    )
+    preprocessor = Preprocessor(settings, metrics)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        loading = asyncio.create_task(lifecycle.load(), name="load")
+        app.state.loading = loading
+        try:
+            yield
+        finally:
+            await lifecycle.drain()
+            loading.cancel()
+            with suppress(asyncio.CancelledError):
+                await loading
+            preprocessor.close()
+
+    app = FastAPI(title="DyVTE", version=version(), lifespan=lifespan, redoc_url=None)
+    app.state.lifecycle = lifecycle
+    app.state.metrics = metrics
+    _add_routes(
+        app,
+        Chat(settings, lifecycle, preprocessor, metrics, version()),
+        Service(settings, lifecycle, metrics, version()),
+        settings,
+    )
+    _add_layers(app, settings, metrics)
+    _add_error_handlers(app)
+    return app
+
+
+def _add_routes(app: FastAPI, chat: Chat, service: Service, settings: Settings) -> None:
+    """All routes; the pages for people stay out of the schema."""
+    plain: dict[str, Any] = {"response_model": None}
+    hidden: dict[str, Any] = {**plain, "include_in_schema": False}
+    both = ["GET", "HEAD"]
+    app.post(CHAT, responses=chat_responses(), response_model=None)(chat.answer)
+    app.get("/v1/models", responses=errors(401, 503), **plain)(service.list_models)
+    app.get("/v1/models/{model:path}", responses=errors(401, 404, 503), **plain)(service.show_model)
+    app.api_route("/health", methods=both, responses=errors(503), **plain)(service.health)
+    app.api_route("/ready", methods=both, responses=errors(503), **plain)(service.ready)
+    app.get("/version", responses=errors(401), **plain)(service.show_version)
+    if settings.metrics:
+        app.get("/metrics", **hidden)(service.show_metrics)
+    app.api_route("/", methods=both, **hidden)(service.playground)
+    app.get("/playground.js", **hidden)(service.playground_script)
+    app.get("/playground.css", **hidden)(service.playground_style)
+    app.get("/favicon.ico", **hidden)(service.favicon)
+    install_schema(app)
+
+
+def _add_layers(app: FastAPI, settings: Settings, metrics: ServerMetrics) -> None:
+    """Innermost first: what is added later lies further out."""
+    keys = [key.get_secret_value() for key in settings.api_key]
+    open_paths = (*OPEN,) if settings.metrics_key else (*OPEN, "/metrics")
+    app.add_middleware(
+        BodyGuard,
+        max_bytes=settings.max_body,
+        timeout_s=settings.body_timeout,
+        on_too_large=lambda: metrics.refusal("body_too_large"),
+    )
+    app.add_middleware(KeyGuard, keys=keys, open_paths=open_paths)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.cors_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["X-Request-Id", "Retry-After"],
+        )
+    app.add_middleware(RequestContext, metrics=metrics)
+
+
+def _add_error_handlers(app: FastAPI) -> None:
+    """Whatever the framework raises leaves in OpenAI's form."""
+
+    async def told(_: Request, error: Exception) -> Response:
+        assert isinstance(error, ApiError)
+        return error.response()
+
+    async def routed(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        path = request.scope["path"]
+        return of_status(error.status_code, request.method, path, error.headers or {}).response()
+
+    async def invalid(_: Request, __: Exception) -> Response:
+        return bad_request("The request's parameters are not valid.").response()
+
+    app.add_exception_handler(ApiError, told)
+    app.add_exception_handler(HTTPException, routed)
+    app.add_exception_handler(RequestValidationError, invalid)

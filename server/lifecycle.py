@@ -1,0 +1,179 @@
+"""Loading, ready, draining: who may come in, and how the house is closed.
+
+The engine is opened in a thread of its own, so that ``/health`` answers while a model loads.
+Draining refuses newcomers, lets those inside finish within the time given, and then stops the
+engine, which ends every stream with a terminal event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+
+import structlog
+
+from dyvte.engine.events import Engine
+from dyvte.params import SamplingParams
+from dyvte.prompt import Prompt
+from server.api.errors import queue_full, unavailable
+from server.api.exits import capped, server_default
+from server.settings import Settings
+
+log = structlog.get_logger("dyvte.server")
+
+OpenEngine = Callable[[], Engine]
+POLL_S = 0.02
+LAST_WORDS_S = 2.0  # for terminal events after the engine was stopped
+
+
+class Phase(StrEnum):
+    """Where the server is in its life."""
+
+    LOADING = "loading"
+    READY = "ready"
+    DRAINING = "draining"
+    FAILED = "failed"
+
+
+class Lifecycle:
+    """Owns the engine from opening to stopping, and counts who is inside."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        open_engine: OpenEngine,
+        on_ready: Callable[[Engine], None],
+        on_refusal: Callable[[str], None],
+        on_failure: Callable[[Exception], None] | None = None,
+    ) -> None:
+        self.phase = Phase.LOADING
+        self.inside = 0
+        self._settings = settings
+        self._open_engine = open_engine
+        self._on_ready = on_ready
+        self._on_refusal = on_refusal
+        self._on_failure = on_failure
+        self._engine: Engine | None = None
+        self._drained: asyncio.Task[None] | None = None
+
+    @property
+    def alive(self) -> bool:
+        """False once nothing can be served any more."""
+        return self.phase is not Phase.FAILED and (self._engine is None or self._engine.alive)
+
+    def engine(self) -> Engine:
+        """The loaded engine. Raises ApiError (503)."""
+        if self._engine is None:
+            raise unavailable("The model is still loading.", "loading")
+        return self._engine
+
+    def check_ready(self) -> Engine:
+        """The engine, if it takes requests. Raises ApiError (503)."""
+        if self.phase is Phase.DRAINING:
+            raise unavailable("The server is shutting down.", "draining")
+        engine = self.engine()
+        if not self.alive:
+            raise unavailable("The engine has stopped.", "engine_stopped")
+        return engine
+
+    @contextmanager
+    def admit(self) -> Iterator[Engine]:
+        """Let one request in for as long as the context lasts. Raises ApiError (429, 503)."""
+        try:
+            engine = self.check_ready()
+        except Exception:
+            draining = self.phase is Phase.DRAINING
+            self._on_refusal("draining" if draining else "not_ready")
+            raise
+        if self.inside >= self._settings.max_num_seqs + self._settings.max_waiting:
+            self._on_refusal("queue_full")
+            raise queue_full(1.0)
+        self.inside += 1
+        try:
+            yield engine
+        finally:
+            self.inside -= 1
+
+    async def load(self) -> None:
+        """Open and start the engine; a failure is told once and leaves the phase FAILED."""
+        began = time.perf_counter()
+        engine: Engine | None = None
+        try:
+            engine = await _in_thread(self._open_engine)
+            await engine.start()
+            _check_operator_exits(engine, self._settings)
+        except Exception as error:
+            self.phase = Phase.FAILED
+            if engine is not None:
+                await engine.stop()
+            log.error("the model could not be loaded", reason=str(error))
+            if self._on_failure is None:
+                raise
+            self._on_failure(error)
+            return
+        self._engine = engine
+        self._on_ready(engine)
+        if self.phase is Phase.LOADING:
+            self.phase = Phase.READY
+        log.info("ready", model=self._settings.name, seconds=round(time.perf_counter() - began, 2))
+        if engine.info.exits_hint:
+            log.warning("exits", hint=engine.info.exits_hint)
+
+    async def drain(self) -> None:
+        """Close the house; whoever calls waits until it is closed."""
+        if self._drained is None:
+            self._drained = asyncio.ensure_future(self._drain())
+        await asyncio.shield(self._drained)
+
+    async def _drain(self) -> None:
+        failed = self.phase is Phase.FAILED
+        self.phase = Phase.FAILED if failed else Phase.DRAINING
+        deadline = time.monotonic() + self._settings.drain_timeout
+        log.info("draining", inside=self.inside, seconds=self._settings.drain_timeout)
+        await self._empty_by(deadline)
+        if self._engine is not None:
+            if self.inside:
+                log.warning("drain timeout: running requests are ended", inside=self.inside)
+            await self._engine.drain(max(0.0, deadline - time.monotonic()) if self.inside else 1.0)
+            await self._engine.stop()
+        await self._empty_by(time.monotonic() + LAST_WORDS_S)
+
+    async def _empty_by(self, deadline: float) -> None:
+        while self.inside and time.monotonic() < deadline:
+            await asyncio.sleep(POLL_S)
+
+
+def _check_operator_exits(engine: Engine, settings: Settings) -> None:
+    """The operator's default must hold on this model. Raises OptionError."""
+    exits = capped(engine.resolve(server_default(engine.info, settings)), settings)
+    engine.check(Prompt([0]), SamplingParams(max_tokens=1), exits)
+
+
+async def _in_thread(open_engine: OpenEngine) -> Engine:
+    """Run ``open_engine`` in a daemon thread: a load that hangs must not keep the process."""
+    loop = asyncio.get_running_loop()
+    opened: asyncio.Future[Engine] = loop.create_future()
+
+    def settle(result: Engine | None, error: Exception | None) -> None:
+        if opened.cancelled():
+            return
+        if error is not None:
+            opened.set_exception(error)
+        elif result is not None:
+            opened.set_result(result)
+
+    def work() -> None:
+        result, failure = None, None
+        try:
+            result = open_engine()
+        except Exception as error:
+            failure = error
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(settle, result, failure)
+
+    threading.Thread(target=work, name="open-engine", daemon=True).start()
+    return await opened

@@ -1,0 +1,182 @@
+"""What the operator decides: every flag is also ``DYVTE_…`` and a key of ``--config file.yaml``.
+
+Precedence: flag > environment > file > default. A wrong value is one line that names the flag,
+the value and the remedy. The command line is built from the fields below, so that a setting
+exists in one place. Knows neither the engine nor HTTP.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BeforeValidator, Field, SecretStr, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from dyvte.params import ExitOptions
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used, in one line for the operator."""
+
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMG]I?)?B?", re.IGNORECASE)
+
+
+def parse_bytes(value: object) -> object:
+    """``"2GiB"``, ``"512MB"`` or ``"1048576"`` as bytes; other types are left to the field."""
+    if not isinstance(value, str):
+        return value
+    match = _SIZE.fullmatch(value.strip())
+    if not match:
+        raise ValueError("give bytes as a number with a unit, for example 2GiB or 512MiB")
+    return int(float(match[1]) * _UNITS[(match[2] or "").upper()])
+
+
+def parse_list(value: object) -> object:
+    """``"a,b"`` as ``("a", "b")``; a YAML list stays one."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+def parse_json_object(value: object) -> object:
+    """A JSON object written into a flag as a mapping; any other text stays text."""
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        return json.loads(value)
+    return value
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The settings of a YAML file; keys may be written like the flags. Raises ConfigError."""
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise ConfigError(f"--config {path}: {error.strerror}; give a readable file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {path}: is not YAML") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"--config {path}: must hold names and values, one a line")
+    return {str(key).replace("-", "_"): value for key, value in data.items()}
+
+
+ByteSize = Annotated[int, BeforeValidator(parse_bytes)]
+Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(parse_list)]
+Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(parse_list)]
+
+
+class Settings(BaseSettings):
+    """One field per flag; the description is the flag's help."""
+
+    model_config = SettingsConfigDict(env_prefix="DYVTE_", extra="forbid", frozen=True)
+
+    # The model
+    model: str = Field("demo", min_length=1, description="demo, a folder or a hub id")
+    gates: str | None = Field(None, description="folder with the exit gates of the model")
+    served_model_name: str | None = Field(
+        None, min_length=1, description="name in the API (default: the model's own)"
+    )
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, …")
+    dtype: str = Field("auto", description="auto, float32, bfloat16, float16")
+
+    # Capacity
+    max_model_len: int | None = Field(
+        None, ge=1, description="prompt rows plus new tokens (default: the model's)"
+    )
+    max_num_seqs: int = Field(32, ge=1, description="sequences that run at once")
+    max_waiting: int = Field(256, ge=0, description="requests that may wait; more get a 429")
+    kv_cache_memory: ByteSize | None = Field(
+        None, ge=1, description="memory for keys and values, for example 2GiB"
+    )
+    preprocess_workers: int = Field(2, ge=1, le=64, description="threads that decode images")
+
+    # Exits
+    default_exits: Annotated[
+        str | dict[str, Any] | None, NoDecode, BeforeValidator(parse_json_object)
+    ] = Field(
+        None,
+        description="off, safe, balanced, aggressive or a JSON object of exit options: what "
+        "holds where a request says nothing (default: what the model's gates allow)",
+    )
+    max_aggressiveness: float | None = Field(None, ge=0, le=1, description="cap for requests")
+    min_exit_layer: int | None = Field(
+        None, ge=0, description="images leave after this layer at the earliest"
+    )
+
+    # The door
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on (0: any free one)")
+    api_key: Secrets = Field(
+        (), description="key, or several with commas, that requests must carry"
+    )
+    cors_origins: Words = Field((), description="origins browsers may call from, with commas")
+    metrics: bool = Field(True, description="serve /metrics")
+    metrics_key: bool = Field(False, description="/metrics needs the API key too")
+
+    # What one request may ask for
+    max_body: ByteSize = Field(64 * 2**20, ge=1024, description="bytes of a request body")
+    max_images: int = Field(16, ge=0, description="images per request")
+    max_image_bytes: ByteSize = Field(32 * 2**20, ge=1, description="bytes of one image file")
+    max_image_pixels: int = Field(50_000_000, ge=1, description="pixels of one image")
+    max_request_pixels: int = Field(100_000_000, ge=1, description="pixels of all images")
+    max_messages: int = Field(512, ge=1, description="messages per request")
+    max_n: int = Field(16, ge=1, le=128, description="choices per request")
+    max_stop: int = Field(4, ge=0, description="stop strings per request")
+
+    # Time
+    drain_timeout: float = Field(30.0, ge=0, description="seconds to finish after SIGTERM")
+    header_timeout: float = Field(10.0, gt=0, description="seconds to send the request's headers")
+    body_timeout: float = Field(60.0, gt=0, description="seconds to send the request's body")
+    write_timeout: float = Field(30.0, gt=0, description="seconds a reader may stall a stream")
+    keep_alive: float = Field(10.0, gt=0, description="seconds between signs of life in a stream")
+
+    # Logs
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="log level")
+    log_format: Literal["auto", "json", "console"] = Field(
+        "auto", description="json, console, or console on a terminal and json elsewhere"
+    )
+    config: Path | None = Field(None, description="YAML file with any of these settings")
+
+    @field_validator("default_exits")
+    @classmethod
+    def _exits_are_known(cls, value: str | dict[str, Any] | None) -> str | dict[str, Any] | None:
+        if isinstance(value, dict):
+            ExitOptions.of(value)
+        return value
+
+    @property
+    def name(self) -> str:
+        """The base name of the model in the API and in metrics: a folder's own, or the hub id."""
+        if self.served_model_name:
+            return self.served_model_name
+        folder = Path(self.model).expanduser()
+        return folder.resolve().name if folder.is_dir() else self.model
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, then environment, then the file that one of the two names."""
+        named = init_settings().get("config") or env_settings().get("config")
+        if not named:
+            return init_settings, env_settings
+        return (
+            init_settings,
+            env_settings,
+            InitSettingsSource(settings_cls, read_config(Path(str(named)))),
+        )
