@@ -13,6 +13,8 @@ from dyvte.engine.stats import ExitOutcome, RequestStats
 if TYPE_CHECKING:
     from dyvte import Result
 
+PREFIXES = ("", "k", "M", "G", "T", "P")
+
 
 def as_line(stats: RequestStats, seconds: float) -> str:
     """E.g. ``exit after layer 5 of 16 · 0.21 of 0.44 GFLOPs (saved 52 %) · KV 1.2 MB …``."""
@@ -78,9 +80,13 @@ def _exit(stats: RequestStats) -> str:
 
 
 def _si(value: float) -> str:
-    """Three digits and a decimal prefix: 5.30 T, 812 k."""
-    for prefix in ("", "k", "M", "G", "T", "P"):
-        if abs(value) < 1000 or prefix == "P":
-            return f"{value:.3g} {prefix}"
+    """Three digits and a decimal prefix: ``5.30 T``, ``812 k``, ``0 ``."""
+    prefixes = iter(PREFIXES)
+    prefix = next(prefixes)
+    while abs(value) >= 999.5 and prefix != PREFIXES[-1]:
         value /= 1000
-    raise AssertionError("unreachable: the last prefix takes everything")
+        prefix = next(prefixes)
+    if not prefix:
+        return f"{value:.0f} "
+    decimals = 2 if abs(value) < 9.995 else 1 if abs(value) < 99.95 else 0
+    return f"{value:.{decimals}f} {prefix}"
