@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoProcessor,
     GenerationConfig,
@@ -32,6 +33,7 @@ from dyvte.models.llava import LlavaAdapter
 
 SUPPORTED = "LLaVA (transformers' layout, or LLaVA-1.5's original layout with or without gates)"
 DEMO = "demo"
+PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,7 @@ def _implementations() -> dict[str, str]:
 
 
 def _open_native(folder: Path, device: torch.device, dtype: torch.dtype) -> Opened:
-    try:
+    with _refusing(folder):
         model, report = LlavaForConditionalGeneration.from_pretrained(
             folder,
             dtype=dtype,
@@ -115,13 +117,14 @@ def _open_native(folder: Path, device: torch.device, dtype: torch.dtype) -> Open
             use_safetensors=True,
             output_loading_info=True,
         )
-        processor = AutoProcessor.from_pretrained(folder)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(f"{folder}: {_first_line(error)}") from error
     if report["missing_keys"]:
         missing = ", ".join(sorted(report["missing_keys"])[:3])
         raise ModelError(f"{folder}: weights are missing ({missing}, …)")
     adapter = LlavaAdapter(model.to(device).eval())
+    if not any((folder / name).exists() for name in PROCESSOR_FILES):
+        return Opened(adapter, folder, None, None, None)
+    with _refusing(folder):
+        processor = AutoProcessor.from_pretrained(folder)
     template = processor.chat_template or processor.tokenizer.chat_template
     chat = TemplateChat(processor.tokenizer, template, processor.image_token) if template else None
     return Opened(
@@ -132,16 +135,17 @@ def _open_native(folder: Path, device: torch.device, dtype: torch.dtype) -> Open
 def _open_original(
     folder: Path, config: dict[str, Any], device: torch.device, dtype: torch.dtype
 ) -> Opened:
-    native = llava_original.native_config(folder, config)
-    state, gates = llava_original.read_tensors(folder, config)
-    model, report = LlavaForConditionalGeneration.from_pretrained(
-        None,
-        config=native,
-        state_dict=llava_original.cast(state, dtype),
-        dtype=dtype,
-        attn_implementation=_implementations(),
-        output_loading_info=True,
-    )
+    with _refusing(folder):
+        native = llava_original.native_config(folder, config)
+        state, gates = llava_original.read_tensors(folder, config)
+        model, report = LlavaForConditionalGeneration.from_pretrained(
+            None,
+            config=native,
+            state_dict=llava_original.cast(state, dtype),
+            dtype=dtype,
+            attn_implementation=_implementations(),
+            output_loading_info=True,
+        )
     if report["missing_keys"] or report["unexpected_keys"]:
         odd = ", ".join(sorted([*report["missing_keys"], *report["unexpected_keys"]])[:3])
         raise ModelError(f"{folder}: tensors do not match a LLaVA-1.5 model ({odd}, …)")
@@ -159,6 +163,19 @@ def _open_original(
         processor = CLIPImageProcessor.from_pretrained(tower)
         process = ImageProcessor(processor, pad_to_square if pad else None)
     return Opened(adapter, folder, tokenizer, VicunaChat(tokenizer) if tokenizer else None, process)
+
+
+@contextmanager
+def _refusing(folder: Path) -> Iterator[None]:
+    """What a broken folder makes the readers raise becomes one line of ModelError."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except KeyError as error:
+        raise ModelError(f"{folder}: config.json has no {error}") from error
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"{folder}: {_first_line(error)}") from error
 
 
 def _first_line(error: BaseException) -> str:
