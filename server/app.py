@@ -92,19 +92,20 @@ def _add_routes(app: FastAPI, chat: Chat, service: Service, settings: Settings) 
     """All routes; the pages for people stay out of the schema."""
     plain: dict[str, Any] = {"response_model": None}
     hidden: dict[str, Any] = {**plain, "include_in_schema": False}
-    both = ["GET", "HEAD"]
     app.post(CHAT, responses=chat_responses(), response_model=None)(chat.answer)
     app.get("/v1/models", responses=errors(401, 503), **plain)(service.list_models)
     app.get("/v1/models/{model:path}", responses=errors(401, 404, 503), **plain)(service.show_model)
-    app.api_route("/health", methods=both, responses=errors(503), **plain)(service.health)
-    app.api_route("/ready", methods=both, responses=errors(503), **plain)(service.ready)
+    app.get("/health", responses=errors(503), **plain)(service.health)
+    app.get("/ready", responses=errors(503), **plain)(service.ready)
     app.get("/version", responses=errors(401), **plain)(service.show_version)
     if settings.metrics:
         app.get("/metrics", **hidden)(service.show_metrics)
-    app.api_route("/", methods=both, **hidden)(service.playground)
+    app.get("/", **hidden)(service.playground)
     app.get("/playground.js", **hidden)(service.playground_script)
     app.get("/playground.css", **hidden)(service.playground_style)
     app.get("/favicon.ico", **hidden)(service.favicon)
+    for path, answer in (("/health", service.health), ("/ready", service.ready)):
+        app.head(path, **hidden)(answer)
     install_schema(app)
 
 

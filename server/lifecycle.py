@@ -110,8 +110,8 @@ class Lifecycle:
             self.phase = Phase.FAILED
             if engine is not None:
                 await engine.stop()
-            log.error("the model could not be loaded", reason=str(error))
             if self._on_failure is None:
+                log.error("the model could not be loaded", reason=str(error))
                 raise
             self._on_failure(error)
             return
@@ -130,8 +130,9 @@ class Lifecycle:
         await asyncio.shield(self._drained)
 
     async def _drain(self) -> None:
-        failed = self.phase is Phase.FAILED
-        self.phase = Phase.FAILED if failed else Phase.DRAINING
+        if self.phase is Phase.FAILED:
+            return
+        self.phase = Phase.DRAINING
         deadline = time.monotonic() + self._settings.drain_timeout
         log.info("draining", inside=self.inside, seconds=self._settings.drain_timeout)
         await self._empty_by(deadline)

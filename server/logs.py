@@ -13,8 +13,6 @@ import traceback
 import structlog
 from structlog.typing import Processor
 
-LOGGERS = ("uvicorn", "uvicorn.error")
-
 
 def configure_logs(level: str, form: str) -> None:
     """Route structlog and the standard library to stderr in one form."""
@@ -36,9 +34,8 @@ def configure_logs(level: str, form: str) -> None:
         structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=[remove, renderer])
     )
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
-    for name in LOGGERS:
-        logging.getLogger(name).handlers.clear()
-        logging.getLogger(name).propagate = True
+    # uvicorn tells its own life at "info"; ours is told already.
+    logging.getLogger("uvicorn").setLevel("DEBUG" if level == "debug" else "WARNING")
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

@@ -116,7 +116,8 @@ class FakeEngine:
             async for events in self._steps(request):
                 yield events
         except (GeneratorExit, asyncio.CancelledError):
-            self.aborted.append(request.request_id)
+            if request.request_id in self.running:
+                self.aborted.append(request.request_id)
             raise
         finally:
             self.running.discard(request.request_id)

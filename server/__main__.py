@@ -1,0 +1,85 @@
+"""``dyvte serve``: the one place where settings, engine, app and socket are put together.
+
+The port opens at once, so that ``/health`` answers while the model loads in a thread; torch is
+imported there and nowhere earlier.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import structlog
+from prometheus_client import disable_created_metrics
+
+from dyvte.engine.events import Engine
+from dyvte.errors import DyvteError, OptionError
+from server.app import create_app
+from server.commandline import flag, load_settings
+from server.listen import Listener, bind
+from server.logs import configure_logs
+from server.settings import ConfigError, Settings
+
+FAILED = 2
+
+log = structlog.get_logger("dyvte.server")
+
+
+def open_engine(settings: Settings) -> Engine:
+    """The engine that the settings ask for. Blocking. Raises DyvteError."""
+    from dyvte.engine.handle import open_engine as opened
+
+    return opened(
+        settings.model,
+        gates=settings.gates,
+        device=settings.device,
+        dtype=settings.dtype,
+        max_model_len=settings.max_model_len,
+        max_num_seqs=settings.max_num_seqs,
+        max_waiting=settings.max_waiting,
+        kv_cache_memory=settings.kv_cache_memory,
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve until a signal. Returns the exit code."""
+    try:
+        settings = load_settings(argv)
+        socket = bind(settings)
+    except ConfigError as error:
+        return _refuse(str(error))
+    configure_logs(settings.log_level, settings.log_format)
+    # Without it each counter has a second series, of when it was made.
+    disable_created_metrics()  # type: ignore[no-untyped-call]
+
+    failures: list[Exception] = []
+
+    def fail(error: Exception) -> None:
+        failures.append(error)
+        listener.should_exit = True
+
+    app = create_app(settings, lambda: open_engine(settings), on_failure=fail)
+    listener = Listener(app, settings, app.state.lifecycle.drain)
+    log.info("listening", host=settings.host, port=socket.getsockname()[1], model=settings.model)
+    with socket:
+        listener.run(sockets=[socket])
+    return _refuse(_reason(failures[0], settings)) if failures else 0
+
+
+def _reason(error: Exception, settings: Settings) -> str:
+    """One line for the operator, beginning with the flag to change."""
+    text = " ".join(str(error).split())
+    if isinstance(error, OptionError):
+        return f"{flag(error.field)}: {error.message}"
+    if not isinstance(error, DyvteError):
+        return f"--model {settings.model}: cannot be served ({type(error).__name__}: {text})"
+    return text if text.startswith("gates") else f"--model {text}"
+
+
+def _refuse(reason: str) -> int:
+    sys.stderr.write(f"dyvte serve: {reason}\n")
+    return FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())
