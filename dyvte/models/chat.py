@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from jinja2 import TemplateError
+
 from dyvte.errors import PromptError
 from dyvte.prompt import IMAGE, Message
 
@@ -60,14 +62,20 @@ class TemplateChat:
     image_token: str
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
-        """Render, split at the template's specials, tokenise the rest as plain text."""
+        """Render, split at the template's specials, tokenise the rest as plain text.
+
+        Raises PromptError, also where the template itself refuses the conversation.
+        """
         specials = sorted(self._specials(), key=len, reverse=True)
         typed = re.compile("|".join(map(re.escape, specials)))
         guard = _unused_character(messages)
         plain = [self._guarded(message, typed, guard) for message in messages]
-        rendered: str = self.tokenizer.apply_chat_template(
-            plain, chat_template=self.template, tokenize=False, add_generation_prompt=True
-        )
+        try:
+            rendered: str = self.tokenizer.apply_chat_template(
+                plain, chat_template=self.template, tokenize=False, add_generation_prompt=True
+            )
+        except TemplateError as error:  # what a template's raise_exception raises
+            raise PromptError(f"the chat template refuses these messages: {error}") from error
         if guard not in rendered:
             ids: list[int] = self.tokenizer(rendered, add_special_tokens=False)["input_ids"]
         else:
@@ -80,14 +88,24 @@ class TemplateChat:
         return {token.content for token in added if token.special} | {self.image_token}
 
     def _guarded(self, message: Message, typed: re.Pattern[str], guard: str) -> dict[str, Any]:
-        parts: list[dict[str, Any]] = []
-        for part in parts_of(message):
+        """The message with ``guard`` inside every special that its text parts spell.
+
+        Parts are read as one text, since a template may put them side by side.
+        """
+        parts = parts_of(message)
+        text = "".join(str(part["text"]) for part in parts if part["type"] == "text")
+        cuts = {match.start() + 1 for match in re.finditer(f"(?={typed.pattern})", text)}
+        guarded: list[dict[str, Any]] = []
+        at = 0
+        for part in parts:
             if part["type"] == "image":
-                parts.append({"type": "image"})
-            else:
-                text = typed.sub(lambda m: m[0][0] + guard + m[0][1:], str(part["text"]))
-                parts.append({"type": "text", "text": text})
-        return {"role": message["role"], "content": parts}
+                guarded.append({"type": "image"})
+                continue
+            plain = str(part["text"])
+            letters = (f"{guard * (at + i in cuts)}{letter}" for i, letter in enumerate(plain))
+            guarded.append({"type": "text", "text": "".join(letters)})
+            at += len(plain)
+        return {"role": message["role"], "content": guarded}
 
     def _encode_guarded(self, rendered: str, typed: re.Pattern[str], guard: str) -> list[int]:
         ids: list[int] = []

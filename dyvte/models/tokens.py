@@ -16,7 +16,7 @@ _BYTE = re.compile(r"^<0x([0-9A-Fa-f]{2})>$")
 
 
 class TokenBytes:
-    """``table[id]`` is the exact bytes of a token; specials have none.
+    """``table(id)`` is the exact bytes of a token; specials have none.
 
     ``strips_leading_space`` is True where the first piece of a text carries a space that is not
     part of it (SentencePiece).
