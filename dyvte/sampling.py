@@ -14,6 +14,8 @@ from torch import Tensor
 
 from dyvte.params import SamplingParams
 
+SMALLEST = torch.finfo(torch.float32).tiny
+
 
 def generator_for(params: SamplingParams, choice: int = 0) -> torch.Generator:
     """A CPU generator: seeded (seed + choice) where asked, else from the system's entropy."""
@@ -50,7 +52,9 @@ def sample(
 
 
 def _draw(scores_V: Tensor, params: SamplingParams, uniform: float) -> Tensor:
-    ranked, ids = torch.sort(scores_V / params.temperature, descending=True, stable=True)
+    ranked, ids = torch.sort(scores_V, descending=True, stable=True)
+    # Below the best one first: a tiny temperature must not make inf - inf of the softmax.
+    ranked = (ranked - ranked[0]) / max(params.temperature, SMALLEST)
     if params.top_k:
         ranked = ranked[: params.top_k]
     probs = ranked.softmax(-1)
