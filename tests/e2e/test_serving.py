@@ -29,7 +29,8 @@ EXITS: list[dict[str, Any]] = [
 
 def _stream(server: Server, index: int) -> tuple[str, dict[str, Any]]:
     """One streamed answer of request ``index`` and its account."""
-    text, account = "", {}
+    text = ""
+    account: dict[str, Any] = {}
     chat: Any = server.client.chat.completions  # its overloads reject messages as plain data
     with chat.create(
         model=MODEL,
