@@ -10,7 +10,6 @@ import sys
 from collections.abc import Sequence
 
 import structlog
-from prometheus_client import disable_created_metrics
 
 from dyvte.engine.events import Engine
 from dyvte.errors import DyvteError, OptionError
@@ -49,8 +48,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         return _refuse(str(error))
     configure_logs(settings.log_level, settings.log_format)
-    # Without it each counter has a second series, of when it was made.
-    disable_created_metrics()  # type: ignore[no-untyped-call]
 
     failures: list[Exception] = []
 

@@ -27,13 +27,15 @@ def bind(settings: Settings) -> socket.socket:
     host, port = settings.host, settings.port
     try:
         info = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, address = info[0][0], info[0][4]
-        bound = socket.socket(family, socket.SOCK_STREAM)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
     except socket.gaierror as error:
         raise ConfigError(f"--host {host}: is not an address of this machine") from error
+    family, address = info[0][0], info[0][4]
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
     except OSError as error:
+        bound.close()
         reason = (error.strerror or "cannot be used").lower()
         raise ConfigError(f"--port {port}: {reason} on {host}; choose another") from error
     return bound

@@ -7,9 +7,9 @@ contract (docs); buckets are chosen for the quantity.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, generate_latest
 
 from dyvte.engine.events import Engine
 from dyvte.params import FinishReason
@@ -95,7 +95,13 @@ class ServerMetrics:
 
     def page(self) -> bytes:
         """Prometheus' text format."""
-        return generate_latest(self.registry)
+        return generate_latest(self)
+
+    def collect(self) -> Iterator[Metric]:
+        """The families without the series that tell when each counter was made."""
+        for family in self.registry.collect():
+            family.samples = [s for s in family.samples if not s.name.endswith("_created")]
+            yield family
 
     def request(self, path: str, status: int) -> None:
         """An HTTP request ended."""

@@ -81,71 +81,93 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="DYVTE_", extra="forbid", frozen=True)
 
     # The model
-    model: str = Field("demo", min_length=1, description="demo, a folder or a hub id")
-    gates: str | None = Field(None, description="folder with the exit gates of the model")
+    model: str = Field(default="demo", min_length=1, description="demo, a folder or a hub id")
+    gates: str | None = Field(default=None, description="folder with the exit gates of the model")
     served_model_name: str | None = Field(
-        None, min_length=1, description="name in the API (default: the model's own)"
+        default=None, min_length=1, description="name in the API (default: the model's own)"
     )
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, …")
-    dtype: str = Field("auto", description="auto, float32, bfloat16, float16")
+    device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, …")
+    dtype: str = Field(default="auto", description="auto, float32, bfloat16, float16")
 
     # Capacity
     max_model_len: int | None = Field(
-        None, ge=1, description="prompt rows plus new tokens (default: the model's)"
+        default=None, ge=1, description="prompt rows plus new tokens (default: the model's)"
     )
-    max_num_seqs: int = Field(32, ge=1, description="sequences that run at once")
-    max_waiting: int = Field(256, ge=0, description="requests that may wait; more get a 429")
+    max_num_seqs: int = Field(default=64, ge=1, description="sequences that run at once")
+    max_waiting: int = Field(
+        default=256, ge=0, description="requests that may wait; more get a 429"
+    )
     kv_cache_memory: ByteSize | None = Field(
-        None, ge=1, description="memory for keys and values, for example 2GiB"
+        default=None, ge=1, description="memory for keys and values, for example 2GiB"
     )
-    preprocess_workers: int = Field(2, ge=1, le=64, description="threads that decode images")
+    preprocess_workers: int = Field(
+        default=2, ge=1, le=64, description="threads that decode images"
+    )
 
     # Exits
     default_exits: Annotated[
         str | dict[str, Any] | None, NoDecode, BeforeValidator(parse_json_object)
     ] = Field(
-        None,
+        default=None,
         description="off, safe, balanced, aggressive or a JSON object of exit options: what "
         "holds where a request says nothing (default: what the model's gates allow)",
     )
-    max_aggressiveness: float | None = Field(None, ge=0, le=1, description="cap for requests")
+    max_aggressiveness: float | None = Field(
+        default=None, ge=0, le=1, description="cap for requests"
+    )
     min_exit_layer: int | None = Field(
-        None, ge=0, description="images leave after this layer at the earliest"
+        default=None, ge=0, description="images leave after this layer at the earliest"
     )
 
     # The door
-    host: str = Field("127.0.0.1", description="address to listen on")
-    port: int = Field(8000, ge=0, le=65535, description="port to listen on (0: any free one)")
-    api_key: Secrets = Field(
-        (), description="key, or several with commas, that requests must carry"
+    host: str = Field(default="127.0.0.1", description="address to listen on")
+    port: int = Field(
+        default=8000, ge=0, le=65535, description="port to listen on (0: any free one)"
     )
-    cors_origins: Words = Field((), description="origins browsers may call from, with commas")
-    metrics: bool = Field(True, description="serve /metrics")
-    metrics_key: bool = Field(False, description="/metrics needs the API key too")
+    api_key: Secrets = Field(
+        default=(), description="key, or several with commas, that requests must carry"
+    )
+    cors_origins: Words = Field(
+        default=(), description="origins browsers may call from, with commas"
+    )
+    metrics: bool = Field(default=True, description="serve /metrics")
+    metrics_key: bool = Field(default=False, description="/metrics needs the API key too")
 
     # What one request may ask for
-    max_body: ByteSize = Field(64 * 2**20, ge=1024, description="bytes of a request body")
-    max_images: int = Field(16, ge=0, description="images per request")
-    max_image_bytes: ByteSize = Field(32 * 2**20, ge=1, description="bytes of one image file")
-    max_image_pixels: int = Field(50_000_000, ge=1, description="pixels of one image")
-    max_request_pixels: int = Field(100_000_000, ge=1, description="pixels of all images")
-    max_messages: int = Field(512, ge=1, description="messages per request")
-    max_n: int = Field(16, ge=1, le=128, description="choices per request")
-    max_stop: int = Field(4, ge=0, description="stop strings per request")
+    max_body: ByteSize = Field(default=64 * 2**20, ge=1024, description="bytes of a request body")
+    max_images: int = Field(default=16, ge=0, description="images per request")
+    max_image_bytes: ByteSize = Field(
+        default=32 * 2**20, ge=1, description="bytes of one image file"
+    )
+    max_image_pixels: int = Field(default=50_000_000, ge=1, description="pixels of one image")
+    max_request_pixels: int = Field(default=100_000_000, ge=1, description="pixels of all images")
+    max_messages: int = Field(default=512, ge=1, description="messages per request")
+    max_n: int = Field(default=16, ge=1, le=128, description="choices per request")
+    max_stop: int = Field(default=4, ge=0, description="stop strings per request")
 
     # Time
-    drain_timeout: float = Field(30.0, ge=0, description="seconds to finish after SIGTERM")
-    header_timeout: float = Field(10.0, gt=0, description="seconds to send the request's headers")
-    body_timeout: float = Field(60.0, gt=0, description="seconds to send the request's body")
-    write_timeout: float = Field(30.0, gt=0, description="seconds a reader may stall a stream")
-    keep_alive: float = Field(10.0, gt=0, description="seconds between signs of life in a stream")
+    drain_timeout: float = Field(default=30.0, ge=0, description="seconds to finish after SIGTERM")
+    header_timeout: float = Field(
+        default=10.0, gt=0, description="seconds to send the request's headers"
+    )
+    body_timeout: float = Field(
+        default=60.0, gt=0, description="seconds to send the request's body"
+    )
+    write_timeout: float = Field(
+        default=30.0, gt=0, description="seconds a reader may stall a stream"
+    )
+    keep_alive: float = Field(
+        default=10.0, gt=0, description="seconds between signs of life in a stream"
+    )
 
     # Logs
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="log level")
-    log_format: Literal["auto", "json", "console"] = Field(
-        "auto", description="json, console, or console on a terminal and json elsewhere"
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="log level"
     )
-    config: Path | None = Field(None, description="YAML file with any of these settings")
+    log_format: Literal["auto", "json", "console"] = Field(
+        default="auto", description="json, console, or console on a terminal and json elsewhere"
+    )
+    config: Path | None = Field(default=None, description="YAML file with any of these settings")
 
     @field_validator("default_exits")
     @classmethod

@@ -1,0 +1,70 @@
+"""The small routes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from dyvte.params import ExitOptions
+from tests.server.conftest import Connect
+from tests.server.fake_engine import INFO, FakeEngine
+from tests.server.openai_schema import check
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_models_lists_the_base_name_first_then_its_aliases(connect: Connect) -> None:
+    async with connect(served_model_name="eye") as client:
+        reply = (await client.get("/v1/models")).json()
+    check("ListModelsResponse", reply)
+    names = [model["id"] for model in reply["data"]]
+    assert names == ["eye", "eye:off", "eye:safe", "eye:balanced", "eye:aggressive"]
+
+
+async def test_the_base_model_tells_what_exits_it_grants(connect: Connect) -> None:
+    async with connect(max_aggressiveness=0.3) as client:
+        told = (await client.get("/v1/models/demo")).json()["dyvte"]
+    assert told["policies"] == ["gate", "fixed", "off"]
+    assert told["default"] == {"policy": "gate", "aggressiveness": 0.3}
+    assert told["presets"]["off"] == {"policy": "off"}
+    assert told["exits_hint"] == "calibrate the gates"
+
+
+async def test_a_model_without_gates_has_the_alias_off_only(connect: Connect) -> None:
+    info = replace(INFO, presets={}, has_gates=False, default_exits=ExitOptions(policy="off"))
+    async with connect(FakeEngine(info=info)) as client:
+        reply = (await client.get("/v1/models")).json()
+    assert [model["id"] for model in reply["data"]] == ["demo", "demo:off"]
+
+
+async def test_one_model_is_shown_or_a_404(connect: Connect) -> None:
+    async with connect(served_model_name="org/eye") as client:
+        shown = await client.get("/v1/models/org/eye:off")
+        lost = await client.get("/v1/models/ear")
+    check("Model", shown.json())
+    assert shown.json()["dyvte"] == {"base": "org/eye", "exits": {"policy": "off"}}
+    assert lost.status_code == 404
+    check("ErrorResponse", lost.json())
+
+
+async def test_version_and_documentation_are_there(connect: Connect) -> None:
+    async with connect() as client:
+        assert "version" in (await client.get("/version")).json()
+        assert (await client.get("/docs")).status_code == 200
+        schema = (await client.get("/openapi.json")).json()
+    chat = schema["paths"]["/v1/chat/completions"]["post"]
+    assert chat["requestBody"]["content"]["application/json"]["schema"] == {
+        "$ref": "#/components/schemas/ChatRequest"
+    }
+    assert "422" not in chat["responses"]
+    assert {"ChatCompletion", "DyvteAccount", "ErrorBody"} <= schema["components"]["schemas"].keys()
+
+
+@pytest.mark.parametrize("path", ["/", "/playground.js", "/playground.css", "/favicon.ico"])
+async def test_the_playground_needs_nothing_from_elsewhere(connect: Connect, path: str) -> None:
+    async with connect() as client:
+        reply = await client.get(path)
+    assert reply.status_code == 200
+    assert "https://" not in reply.text
+    assert "http://" not in reply.text.replace("http://www.w3.org/2000/svg", "")
