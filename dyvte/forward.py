@@ -70,7 +70,7 @@ def forward(
 ) -> ForwardOutput:
     """Run every layer over ``batch``; ``policies`` holds one per segment.
 
-    Mutates ``cache`` (appends each layer's rows). Returns float logits in the model's dtype.
+    Mutates ``cache`` (appends each layer's rows). Returns logits in the model's dtype.
     """
     loop = start(model, batch, policies)
     advance(model, loop, cache, attention, model.decoder.num_layers)

@@ -57,7 +57,7 @@ def generate(
     config: EngineConfig | None = None,
     attention: AttentionBackend | None = None,
 ) -> list[Result]:
-    """Answer all prompts in one packed batch; results come in the order of the prompts.
+    """Answer all prompts, packed into as few batches as fit; results keep the prompts' order.
 
     ``sampling`` and ``exits`` are one for all or one per prompt. With ``n > 1`` a result is the
     first choice and ``choices`` holds the others. Raises PromptError, OptionError, RequestFailed.
@@ -104,7 +104,7 @@ def _choice(model: Model, choice: Choice, stats: RequestStats) -> Result:
     gates = torch.tensor(stats.gate_logits) if stats.gate_logits else None
     return Result(
         token_ids=list(choice.token_ids),
-        text=_cut(model.text(choice.token_ids), choice.owner.sampling.stop),
+        text=_text(model, choice),
         finish_reason=choice.finish_reason,
         exit_layer=stats.exit_layer,
         tokens_per_layer=list(stats.tokens_per_layer),
@@ -116,6 +116,10 @@ def _choice(model: Model, choice: Choice, stats: RequestStats) -> Result:
     )
 
 
-def _cut(text: str, stops: Sequence[str]) -> str:
-    found = [at for at in (text.find(stop) for stop in stops) if at >= 0]
+def _text(model: Model, choice: Choice) -> str:
+    """The answer, without its stop string (looked for after the first ``min_tokens`` tokens)."""
+    params = choice.owner.sampling
+    text = model.text(choice.token_ids)
+    exempt = len(model.text(choice.token_ids[: params.min_tokens])) if params.min_tokens else 0
+    found = [at for at in (text.find(stop, exempt) for stop in params.stop) if at >= 0]
     return text[: min(found)] if found else text

@@ -113,13 +113,14 @@ class PageLedger:
         """
         if child in self._tables:
             raise ValueError(f"sequence {child} already holds pages")
+        parent_tables = self._tables[parent]
         copies: list[tuple[int, int, int]] = []
         tables: list[list[int]] = []
         shared = [rows // self.page_size if share else 0 for rows in rows_per_layer]
         needed = [self.pages_for(r) - s for r, s in zip(rows_per_layer, shared, strict=True)]
         taken = self._take(sum(needed))
         for layer, (keep, fresh) in enumerate(zip(shared, needed, strict=True)):
-            source = self._tables[parent][layer]
+            source = parent_tables[layer]
             own = [taken.pop() for _ in range(fresh)]
             for page in source[:keep]:
                 self._holders[page] = self._holders.get(page, 1) + 1

@@ -43,10 +43,10 @@ def build_core(
     settings = config or EngineConfig()
     adapter = model.adapter
     backend = attention or choose_backend(adapter.device, adapter.dtype)
-    capacity = _capacity(adapter, settings)
-    cache = _cache(adapter, capacity, backend)
     if settings.max_num_seqs < 1:
         raise OptionError("max_num_seqs", f"must be at least 1, not {settings.max_num_seqs}")
+    capacity = _capacity(adapter, settings)
+    cache = _cache(adapter, capacity, backend)
     default_rows = 8192 if adapter.device.type == "cuda" else 1024
     limits = Limits(settings.max_num_seqs, settings.max_step_rows or default_rows)
     scheduler = Scheduler(cache.ledger, limits)
@@ -63,6 +63,7 @@ def _capacity(adapter: ModelAdapter, config: EngineConfig) -> Capacity:
         free_bytes=_free_bytes(adapter.device),
         kv_cache_memory=config.kv_cache_memory,
         max_model_len=config.max_model_len,
+        max_num_seqs=config.max_num_seqs,
     )
 
 
@@ -77,6 +78,8 @@ def _cache(adapter: ModelAdapter, capacity: Capacity, backend: AttentionBackend)
 def _free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
+        # What torch keeps for itself after an earlier pool was dropped can be had again.
+        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(max(0, free - WORKSPACE) * CUDA_SHARE)
     return int(_available_memory() * CPU_SHARE)
 

@@ -34,8 +34,11 @@ def plan_capacity(
     free_bytes: int,
     kv_cache_memory: int | None,
     max_model_len: int | None,
+    max_num_seqs: int,
 ) -> Capacity:
-    """Pages for ``kv_cache_memory`` bytes (None: ``free_bytes``), checked against the model.
+    """Pages for ``kv_cache_memory`` bytes, checked against the model.
+
+    None takes of ``free_bytes`` what ``max_num_seqs`` longest requests could fill, no more.
 
     Raises OptionError if not even one sequence of an asked ``max_model_len`` fits, or if the
     memory holds nothing useful.
@@ -56,4 +59,6 @@ def plan_capacity(
             f"{memory / GIB:.2f} GiB holds {longest} tokens, one request of {wanted} needs "
             f"{needed / GIB:.2f} GiB; raise --kv-cache-memory or lower --max-model-len",
         )
+    if kv_cache_memory is None:
+        num_pages = min(num_pages, max_num_seqs * shape.num_layers * -(-wanted // page_size))
     return Capacity(num_pages, page_size, page_bytes, min(wanted, longest))

@@ -25,7 +25,7 @@ from dyvte.errors import DyvteError, OptionError, PromptError, RequestFailed
 from dyvte.exits.resolve import resolve
 from dyvte.model import Model
 from dyvte.pages import OutOfPages
-from dyvte.params import FinishReason
+from dyvte.params import FinishReason, SamplingParams
 from dyvte.sampling import sample
 
 log = logging.getLogger("dyvte.engine")
@@ -69,6 +69,7 @@ class EngineCore:
         most = min(self.scheduler.limits.max_num_seqs, ledger.num_pages // pages)
         if sampling.n > most:
             raise OptionError("n", f"{sampling.n} choices do not fit at once; at most {most} do")
+        _check_ids(sampling, adapter.decoder.vocab_size)
         return RequestState(request, layout, options, policy)
 
     def add(self, state: RequestState) -> None:
@@ -90,7 +91,11 @@ class EngineCore:
 
     def finish_choice(self, state: RequestState, index: int) -> list[Emission]:
         """End one choice as STOP from outside (its text holds a stop string)."""
-        choices = [c for c in state.choices if c.index == index and c.finish_reason is None]
+        choices = [
+            choice
+            for choice in state.choices
+            if choice.index == index and choice.sampled and choice.finish_reason is None
+        ]
         for choice in choices:
             choice.finish_reason = FinishReason.STOP
             self._end(choice)
@@ -155,17 +160,17 @@ class EngineCore:
 
     def _run(self, plan: Plan, failed: list[Emission]) -> tuple[list[Output], float]:
         group = [self._sequences[seq] for seq in plan.group if seq in self._sequences]
-        decodes = [self._sequences[seq] for seq in plan.decode]
+        decodes = [self._sequences[seq] for seq in plan.decode if seq in self._sequences]
         before = {each.seq: self.runner.cache.lengths(each.seq) for each in decodes}
         if not group and not decodes:
             return [], 0.0
         try:
             if plan.joined:
                 return self._timed_run(group, decodes)
-            outputs = self._advance(group, plan.layers)
+            outputs, gates = self._advance(group, plan.layers)
             if decodes:
                 outputs += self.runner.run([], decodes)[0]
-            return outputs, 0.0
+            return outputs, gates
         except Exception:
             log.exception("engine step failed; running its sequences one at a time")
         self._prefill = None
@@ -181,18 +186,22 @@ class EngineCore:
             each.owner.clock.prefill += time.perf_counter() - began
         return outputs, gates
 
-    def _advance(self, group: list[Sequence], layers: int) -> list[Output]:
-        """Some layers of a group that is cut; the outputs come with the last."""
+    def _advance(self, group: list[Sequence], layers: int) -> tuple[list[Output], float]:
+        """Some layers of a group that is cut, and the seconds in their gates.
+
+        The outputs come with the last layer.
+        """
         if not group:
-            return []
+            return [], 0.0
         if self._prefill is None:
             self._prefill = self.runner.begin(group)
-        outputs = self.runner.advance(self._prefill, layers)
+        prefill, before = self._prefill, self._prefill.state.gate_seconds
+        outputs = self.runner.advance(prefill, layers)
         if self.scheduler.advanced(layers):
             for each in group:
-                each.owner.clock.prefill += self._prefill.seconds
+                each.owner.clock.prefill += prefill.seconds
             self._prefill = None
-        return outputs
+        return outputs, prefill.state.gate_seconds - before
 
     def _alone(
         self, group: Seq[Sequence], decodes: Seq[Sequence], failed: list[Emission]
@@ -200,6 +209,8 @@ class EngineCore:
         """Every sequence of a failed step by itself; those that raise again fail."""
         outputs: list[Output] = []
         for sequence in [*group, *decodes]:
+            if sequence.finish_reason is not None:
+                continue  # another choice of its request has just failed
             before = self.runner.cache.lengths(sequence.seq)
             parts = ([sequence], []) if sequence in group else ([], [sequence])
             try:
@@ -212,14 +223,12 @@ class EngineCore:
     def _postprocess(self, outputs: Seq[Output]) -> list[Emission]:
         """Settle prefills, sample, fork choices, end what ends."""
         emissions: list[Emission] = []
-        good: list[Output] = []
-        bad = torch.stack([out.logits for out in outputs]).isnan().any(-1) if outputs else ()
-        for out, is_nan in zip(outputs, bad, strict=True):
-            if is_nan:
-                error = ArithmeticError("the model's logits are NaN")
+        for out, usable in zip(outputs, _usable(outputs), strict=True):
+            if not usable and out.sequence.finish_reason is None:
+                error = ArithmeticError("the model's highest logit is not a finite number")
                 emissions.append(self._fail(out.sequence.owner, error))
-            elif out.sequence.finish_reason is None:
-                good.append(out)
+        # Only now: a request that failed takes its other choices of this step with it.
+        good = [out for out in outputs if out.sequence.finish_reason is None]
         for out in good:
             if out.trace is not None:
                 self._settle(out)
@@ -290,6 +299,8 @@ class EngineCore:
         self.scheduler.remove(sequence.seq)
         self.runner.cache.release(sequence.seq)
         self._sequences.pop(sequence.seq, None)
+        if sequence.owner.done:
+            sequence.owner.image_rows = None
 
     def _fail(self, state: RequestState, error: Exception) -> Emission:
         """End a request whose own step raised; the cause goes to the log, not to the user."""
@@ -314,3 +325,21 @@ class EngineCore:
     def stats_of(self, state: RequestState) -> RequestStats:
         """The account of a finished request."""
         return request_stats(self.model.adapter, self.runner.cache, state)
+
+
+def _usable(outputs: Seq[Output]) -> list[bool]:
+    """True where a token can be chosen: the highest logit is a finite number."""
+    if not outputs:
+        return []
+    best = torch.stack([out.logits for out in outputs]).amax(-1)
+    usable: list[bool] = best.isfinite().tolist()
+    return usable
+
+
+def _check_ids(sampling: SamplingParams, vocab_size: int) -> None:
+    """Ids are looked up in the logits later, where a wrong one would end the engine."""
+    for token in sampling.stop_token_ids:
+        if not 0 <= token < vocab_size:
+            raise OptionError("stop_token_ids", f"{token} is not in the vocabulary of {vocab_size}")
+    if sampling.logprobs is not None and sampling.logprobs > vocab_size:
+        raise OptionError("top_logprobs", f"{sampling.logprobs} exceeds the vocabulary")

@@ -57,14 +57,17 @@ def _tick(sequence: Sequence, now: float) -> None:
 
 
 def _finish(model: Model, sequence: Sequence, max_rows: int) -> FinishReason | None:
+    """Stop strings count only in the text after the first ``min_tokens`` tokens."""
     params = sequence.owner.sampling
     count = len(sequence.token_ids)
-    if params.stop and count > 0 and model.token_bytes is not None:
+    if params.stop and model.token_bytes is not None and count > params.min_tokens:
         longest = max(len(stop.encode()) for stop in params.stop)
         fresh = model.token_bytes(sequence.token_ids[-1])
+        if count == 1 and model.token_bytes.strips_leading_space:
+            fresh = fresh.removeprefix(b" ")
         seen = sequence.tail + fresh
         sequence.tail = seen[-longest:]
-        if count >= params.min_tokens and any(stop.encode() in seen for stop in params.stop):
+        if any(stop.encode() in seen for stop in params.stop):
             return FinishReason.STOP
     if params.max_tokens is not None and count >= params.max_tokens:
         return FinishReason.LENGTH

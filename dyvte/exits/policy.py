@@ -105,7 +105,7 @@ class Gate:
         """Compare the margin of the logits with the threshold."""
         if reading is None:
             return False
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore", over="ignore"):
             margin = np.float32(reading.exit) - np.float32(reading.keep)
         return bool(margin > threshold(self.aggressiveness))
 

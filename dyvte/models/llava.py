@@ -38,7 +38,7 @@ class LlavaAdapter(ModelAdapter):
         self.dtype = model.dtype
         self.device = model.device
         self.max_positions = int(text.max_position_embeddings)
-        self.eos_token_ids = _eos(model)
+        self.eos_token_ids = frozenset(i for i in _eos(model) if i < text.vocab_size)
         self.decoder = DecoderShape(
             num_layers=text.num_hidden_layers,
             hidden_size=text.hidden_size,
