@@ -30,13 +30,14 @@ $(STAMP): pyproject.toml constraints.txt
 	  then python=$$candidate; break; fi; done; \
 	if [ -z "$$python" ]; then \
 	  echo "make setup: no Python 3.11 or newer found (install one, or name it: make setup PYTHON=…)" >&2; exit 2; fi; \
+	echo "making $(VENV) (once, some minutes)"; \
 	[ -x $(BIN)/pip ] || "$$python" -m venv $(VENV); \
 	index=""; \
 	if [ -n "$(TORCH_CPU_INDEX)" ] && [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null \
 	  && $(BIN)/python -c 'import sys, urllib.request as u; u.urlopen(sys.argv[1] + "/torch/", timeout=5)' \
 	     "$(TORCH_CPU_INDEX)" 2>/dev/null; \
 	then index="--extra-index-url $(TORCH_CPU_INDEX)"; fi; \
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $$index \
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check $$index \
 	  --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 

@@ -17,17 +17,17 @@ ROWS = (
 
 def show(summary: Summary, console: Console) -> None:
     """Print ``summary``."""
-    table = Table("ms", *(f"{name}" for name in ("mean", "p50", "p90", "p99")), box=None)
+    table = Table("ms", "mean", "p50", "p90", "p99", box=None)
     for column in table.columns[1:]:
         column.justify = "right"
     for label, name in ROWS:
         table.add_row(label, *_milliseconds(getattr(summary, name)))
     console.print(table)
-    console.print(_rates(summary))
+    console.print(_rates(summary), soft_wrap=True)
     if summary.exits is not None:
-        console.print(_exits(summary.exits))
+        console.print(_exits(summary.exits), soft_wrap=True)
     for reason, count in list(summary.reasons.items())[:3]:
-        console.print(f"failed {count}×: {reason}", markup=False)
+        console.print(f"failed {count}×: {reason}", markup=False, soft_wrap=True)
 
 
 def _milliseconds(quantiles: Quantiles | None) -> list[str]:

@@ -1,25 +1,34 @@
-"""`dyvte demo train|evaluate`: makes the embedded model again, or measures it."""
+"""`dyvte demo train|evaluate|sweep`: makes the embedded model again, or measures it."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+from dyvte.bench.provenance import Provenance
 from dyvte.cli.usage import CommandError, Parser, nearest, whole
 
 USAGE = """\
 usage: dyvte demo COMMAND …
 
   train      train the embedded model from nothing; the same command goes on where it stopped
-  evaluate   answer unseen pictures with it, per kind of question"""
+  evaluate   answer unseen pictures with it, per kind of question and forced exit layer
+  sweep      accuracy and FLOPs of its gates at several values of aggressiveness"""
 
 
 def run(argv: Sequence[str]) -> int:
-    """Train or evaluate."""
+    """Train or measure."""
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE)
         return 0
-    commands: dict[str, Callable[[Sequence[str]], int]] = {"train": _train, "evaluate": _evaluate}
+    commands: dict[str, Callable[[Sequence[str]], int]] = {
+        "train": _train,
+        "evaluate": _evaluate,
+        "sweep": _sweep,
+    }
     name, *rest = argv
     if name not in commands:
         remedy = nearest(name, commands) or f"known: {', '.join(commands)}"
@@ -61,12 +70,12 @@ def _evaluate(argv: Sequence[str]) -> int:
         "forced after each layer.",
     )
     add = parser.add_argument
-    add("--model", default="demo", help="demo, or the folder of a run")
+    _add_model(parser)
     add("--pictures", type=whole(1), default=2000, metavar="N", help="unseen pictures")
     add("--questions", type=whole(1), default=8, metavar="N", help="questions to each")
     add("--no-exits", action="store_true", help="only what the whole model answers")
-    add("--json", type=Path, metavar="OUT", help="write the result there as well")
     args = parser.read(argv)
+    _check_writable(args.json)
 
     from dyvte.demo.evaluate import evaluate, show  # torch loads here
     from dyvte.models.registry import find
@@ -76,7 +85,46 @@ def _evaluate(argv: Sequence[str]) -> int:
         pictures=args.pictures,
         questions=args.questions,
         exits=not args.no_exits,
-        report=args.json,
     )
     show(result)
+    _write(args.json, ["evaluate", *argv], asdict(result))
     return 0
+
+
+def _sweep(argv: Sequence[str]) -> int:
+    parser = Parser(
+        "dyvte demo sweep",
+        "Accuracy, prefill FLOPs saved and exit layers at several values of aggressiveness, as "
+        "Markdown.",
+    )
+    _add_model(parser)
+    parser.add_argument("--questions", type=whole(1), default=2000, metavar="N", help="unseen ones")
+    args = parser.read(argv)
+    _check_writable(args.json)
+
+    from dyvte.demo.sweep import as_json, as_markdown, histogram, sweep  # torch loads here
+    from dyvte.models.registry import find
+
+    rows = sweep(find(args.model), questions=args.questions)
+    layers = 1 + max(layer for row in rows for layer in row.exits)
+    print(f"{as_markdown(rows)}\n\n{histogram(rows, layers)}")
+    _write(args.json, ["sweep", *argv], json.loads(as_json(rows)))
+    return 0
+
+
+def _add_model(parser: Parser) -> None:
+    parser.add_argument("--model", default="demo", help="demo, or the folder of a run")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write the figures there as well")
+
+
+def _check_writable(out: Path | None) -> None:
+    """A folder that does not exist must not cost a whole run. Raises OSError."""
+    if out is not None:
+        out.touch()
+
+
+def _write(out: Path | None, command: Sequence[str], figures: Any) -> None:
+    if out is not None:
+        origin = asdict(Provenance.here(["dyvte", "demo", *command]))
+        text = json.dumps({"provenance": origin, "figures": figures}, indent=1)
+        out.write_text(text + "\n", encoding="utf-8")
