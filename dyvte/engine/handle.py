@@ -1,8 +1,8 @@
 """The engine behind a thread: ``AsyncEngine`` is the only place where threads meet.
 
-Requests go in through a queue, events come out through the caller's event loop; a closed
-iterator is an abort. The thread owns the core; nothing else touches it but ``check``, which
-reads only.
+Requests go in through a queue, events come out through the caller's event loop; a closed or
+dropped iterator is an abort. The thread owns the core; nothing else touches it but ``check`` and
+``snapshot``, which only read.
 """
 
 from __future__ import annotations
@@ -14,17 +14,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Self
+from dataclasses import replace
 
 from dyvte.engine.build import EngineConfig, build_core
 from dyvte.engine.core import EngineCore
 from dyvte.engine.events import EngineRequest, ModelInfo, TokenEvent
 from dyvte.engine.output import Emission
-from dyvte.engine.sequence import RequestState
 from dyvte.engine.stats import EngineSnapshot, Observer
+from dyvte.engine.stream import Outbox, Stream
 from dyvte.engine.warmup import warm_up
-from dyvte.errors import EngineError, EngineStopped, QueueFull
+from dyvte.errors import EngineStopped, QueueFull
 from dyvte.exits.policy import ExitPolicy, Gate
 from dyvte.exits.resolve import resolve
 from dyvte.model import Model, load
@@ -33,53 +32,7 @@ from dyvte.prompt import Message, Prompt
 
 log = logging.getLogger("dyvte.engine")
 
-Item = Sequence[TokenEvent] | EngineError
 Command = Callable[[], None]
-
-
-@dataclass(eq=False, slots=True)
-class Stream:
-    """One request's way out: events of the engine thread, read in the caller's loop."""
-
-    state: RequestState
-    loop: asyncio.AbstractEventLoop
-    items: asyncio.Queue[Item]
-    close: Callable[[Stream], None]
-    ended: bool = False
-
-    def put(self, item: Item) -> None:
-        """Called by the engine thread."""
-        try:
-            self.loop.call_soon_threadsafe(self.items.put_nowait, item)
-        except RuntimeError:
-            self.ended = True  # the caller's loop is gone: nobody listens any more
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Sequence[TokenEvent]:
-        if self.ended:
-            raise StopAsyncIteration
-        try:
-            item = await self.items.get()
-        except asyncio.CancelledError:
-            await self.aclose()
-            raise
-        if isinstance(item, EngineError):
-            self.ended = True
-            raise item
-        self.ended = item[-1].stats is not None
-        return item
-
-    async def aclose(self) -> None:
-        """Abort the request if it still runs."""
-        if not self.ended:
-            self.ended = True
-            self.close(self)
-
-    def __del__(self) -> None:
-        if not self.ended:
-            self.close(self)
 
 
 class AsyncEngine:
@@ -90,12 +43,12 @@ class AsyncEngine:
         self._info = info
         self._max_waiting = max_waiting
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
-        self._streams: dict[str, Stream] = {}
+        self._outboxes: dict[str, Outbox] = {}
         self._observers: list[Observer] = []
         self._thread: threading.Thread | None = None
         self._running = False
         self._draining = False
-        self._pending = 0
+        self._died = False
         self._finished_at: deque[float] = deque(maxlen=32)
 
     @property
@@ -106,7 +59,7 @@ class AsyncEngine:
     @property
     def alive(self) -> bool:
         """False once the thread has died of an error that no request explains."""
-        return self._thread is None or self._thread.is_alive()
+        return not self._died
 
     def prepare(self, messages: Sequence[Message]) -> Prompt:
         """Chat template, tokens, processed images. Blocking. Raises PromptError."""
@@ -135,20 +88,24 @@ class AsyncEngine:
         Raises QueueFull, EngineStopped, PromptError, OptionError at once; the stream raises
         RequestFailed or EngineStopped later.
         """
-        if self._draining or not self._running or not self.alive:
-            raise EngineStopped("the engine is not taking requests")
-        if self._pending >= self._max_waiting + self.core.scheduler.limits.max_num_seqs:
-            raise QueueFull(f"{self._pending} requests are waiting", self._retry_after())
-        if request.request_id in self._streams:
+        self._refuse_when_ended()
+        pending = len(self._outboxes)
+        if pending >= self._max_waiting + self.core.scheduler.limits.max_num_seqs:
+            raise QueueFull(f"{pending} requests are waiting", self._retry_after())
+        if request.request_id in self._outboxes:
             raise ValueError(f"request id {request.request_id!r} is in use")
         if request.exits is None:
             request = replace(request, exits=self.info.default_exits)
         state = self.core.check(request)
-        stream = Stream(state, asyncio.get_running_loop(), asyncio.Queue(), self._close)
-        self._streams[request.request_id] = stream
-        self._pending += 1
-        self._commands.put(lambda: self._add(stream))
-        return stream
+        outbox = Outbox(state, asyncio.get_running_loop())
+        self._outboxes[request.request_id] = outbox
+        try:
+            self._refuse_when_ended()  # the thread may have ended without seeing this one
+        except EngineStopped:
+            self._forget(outbox)
+            raise
+        self._commands.put(lambda: self._add(outbox))
+        return Stream(outbox, self._close)
 
     def finish(self, request_id: str, index: int) -> None:
         """End choice ``index`` as STOP within a step; unknown or ended is ignored."""
@@ -157,8 +114,8 @@ class AsyncEngine:
     def snapshot(self) -> EngineSnapshot:
         """How busy it is now; requests not yet seen by the thread count as waiting."""
         now = self.core.snapshot()
-        inbox = max(0, len(self._streams) - now.running - now.waiting)
-        return replace(now, waiting=now.waiting + inbox) if inbox and not now.running else now
+        inbox = sum(1 for outbox in list(self._outboxes.values()) if not outbox.state.choices)
+        return replace(now, waiting=now.waiting + inbox)
 
     def observe(self, observer: Observer) -> None:
         """Tell ``observer`` of every step and every finished request."""
@@ -177,9 +134,9 @@ class AsyncEngine:
         """Refuse new requests, wait for the running; True if all finished in time."""
         self._draining = True
         deadline = time.monotonic() + timeout_s
-        while self._streams and self.alive and time.monotonic() < deadline:
+        while self._outboxes and self.alive and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
-        return not self._streams
+        return not self._outboxes
 
     async def stop(self) -> None:
         """Abort what runs and end the thread."""
@@ -189,6 +146,10 @@ class AsyncEngine:
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join)
 
+    def _refuse_when_ended(self) -> None:
+        if self._draining or not self._running:
+            raise EngineStopped("the engine is not taking requests")
+
     def _retry_after(self) -> float:
         """Seconds until a seat frees, at the present rate of finished requests."""
         if len(self._finished_at) < 2:
@@ -196,8 +157,9 @@ class AsyncEngine:
         span = self._finished_at[-1] - self._finished_at[0]
         return min(60.0, max(1.0, span / (len(self._finished_at) - 1)))
 
-    def _close(self, stream: Stream) -> None:
-        self._commands.put(lambda: self._abort(stream))
+    def _close(self, outbox: Outbox) -> None:
+        outbox.closed = True
+        self._commands.put(lambda: self._abort(outbox))
 
     # Everything below runs in the engine thread.
 
@@ -209,11 +171,11 @@ class AsyncEngine:
                     self._deliver(self.core.step())
                     for observer in self._observers:
                         observer.on_step(self.core.last_step)
-            self._end_all("the server is stopping")
         except BaseException:
             log.exception("the engine thread died")
-            self._end_all("the engine died")
-            raise
+            self._died = True
+        self._running = False  # before the end of all: submit looks again after it
+        self._end_all("the engine died" if self._died else "the server is stopping")
 
     def _obey(self, wait: bool) -> None:
         if wait:
@@ -224,56 +186,64 @@ class AsyncEngine:
             except queue.Empty:
                 return
 
-    def _add(self, stream: Stream) -> None:
-        if stream.ended or not self._running:
-            self._forget(stream)
+    def _add(self, outbox: Outbox) -> None:
+        if outbox.closed or not self._running:
+            self._forget(outbox)
         else:
-            self.core.add(stream.state)
+            self.core.add(outbox.state)
 
-    def _abort(self, stream: Stream) -> None:
-        self.core.abort(stream.state)
-        self._forget(stream)
+    def _abort(self, outbox: Outbox) -> None:
+        self.core.abort(outbox.state)
+        self._forget(outbox)
 
     def _finish_choice(self, request_id: str, index: int) -> None:
-        stream = self._streams.get(request_id)
-        if stream is not None:
-            self._deliver(self.core.finish_choice(stream.state, index))
+        outbox = self._outboxes.get(request_id)
+        if outbox is not None:
+            self._deliver(self.core.finish_choice(outbox.state, index))
 
     def _deliver(self, emissions: Sequence[Emission]) -> None:
         """One list of events per request and step; the last one carries the stats."""
         events: dict[str, list[TokenEvent]] = {}
         for emission in emissions:
             request_id = emission.state.request.request_id
-            stream = self._streams.get(request_id)
-            if stream is None:
+            outbox = self._outboxes.get(request_id)
+            if outbox is None:
                 continue
             if emission.error is not None:
-                self._forget(stream)
-                stream.put(emission.error)
+                self._forget(outbox)
+                outbox.put(emission.error)
                 continue
             events.setdefault(request_id, []).append(emission.event)
         for request_id, each in events.items():
-            stream = self._streams.get(request_id)
-            if stream is None:
+            outbox = self._outboxes.get(request_id)
+            if outbox is None:
                 continue
-            if stream.state.done:
-                stats = self.core.stats_of(stream.state)
+            if outbox.state.done:
+                stats = self.core.stats_of(outbox.state)
                 each[-1] = replace(each[-1], stats=stats)
-                self._forget(stream)
+                self._forget(outbox)
                 for observer in self._observers:
                     observer.on_finish(stats)
-            stream.put(each)
+            if not outbox.put(each):
+                self._abort(outbox)  # the caller's loop is gone: nobody listens any more
 
-    def _forget(self, stream: Stream) -> None:
-        if self._streams.pop(stream.state.request.request_id, None) is not None:
-            self._pending -= 1
+    def _forget(self, outbox: Outbox) -> None:
+        """Strike a request off the list, unless its id is another one's by now."""
+        if self._outboxes.get(outbox.request_id) is outbox:
+            del self._outboxes[outbox.request_id]
             self._finished_at.append(time.monotonic())
 
     def _end_all(self, reason: str) -> None:
-        for stream in list(self._streams.values()):
-            self.core.abort(stream.state)
-            self._forget(stream)
-            stream.put(EngineStopped(reason))
+        """Tell everybody first: after a death the core may be beyond aborting."""
+        outboxes = list(self._outboxes.values())
+        for outbox in outboxes:
+            self._forget(outbox)
+            outbox.put(EngineStopped(reason))
+        for outbox in outboxes:
+            try:
+                self.core.abort(outbox.state)
+            except Exception:
+                log.exception("request %s could not be aborted", outbox.request_id)
 
 
 def describe(model: Model, core: EngineCore) -> ModelInfo:
