@@ -50,14 +50,14 @@ def test_warm_up_requests_are_sent_and_not_counted(tmp_path: Path) -> None:
 
 
 def test_a_closed_loop_keeps_so_many_open_and_no_more() -> None:
-    server = FakeServer()
+    server = FakeServer(first_s=0.2)
     with running(server) as url:
         assert bench(url, "--requests", "9", "--concurrency", "3", "--warmup", "0") == 0
     assert server.most_at_once == 3
 
 
 def test_an_open_loop_does_not_wait_for_answers() -> None:
-    server = FakeServer(first_s=0.3)
+    server = FakeServer(first_s=0.6)
     with running(server) as url:
         assert bench(url, "--requests", "6", "--rate", "200", "--warmup", "0") == 0
     assert server.most_at_once == 6
