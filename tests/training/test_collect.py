@@ -10,8 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 import dyvte
-from dyvte.attention import SdpaAttention
-from dyvte.training.collect import Collected, Example, collect_one
+from dyvte.training.collect import Collected, Example, collect
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 
@@ -23,7 +22,7 @@ def model() -> dyvte.Model:
 
 @pytest.fixture(scope="module")
 def collected(model: dyvte.Model) -> list[Collected]:
-    return [collect_one(model.adapter, each, SdpaAttention()) for each in _examples()]
+    return list(collect(model.adapter, _examples(), batch=3))
 
 
 def _examples() -> Iterator[Example]:
