@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dyvte
@@ -69,7 +69,7 @@ def alone(tiny_model: dyvte.Model) -> Alone:
     return Alone(tiny_model)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25)
 @given(several=st.lists(requests, min_size=2, max_size=7), limit=limits)
 def test_requests_that_join_midway_get_the_tokens_of_alone(
     several: list[Mapping[str, Any]],

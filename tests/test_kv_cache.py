@@ -1,0 +1,143 @@
+"""Two caches, one behaviour: contiguous runs and pages hold the same rows."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dyvte.kv_cache import KVCache, PagedCache, RunCache
+from dyvte.packing import PackedBatch, Segment
+from dyvte.pages import OutOfPages, PageLedger
+
+LAYERS, HEADS, DIM, PAGE = 2, 2, 3, 4
+CACHES: dict[str, type[RunCache | PagedCache]] = {"runs": RunCache, "pages": PagedCache}
+
+
+def make(kind: str, pages: int = 60) -> KVCache:
+    return CACHES[kind](PageLedger(pages, PAGE, LAYERS), HEADS, DIM, torch.float32)
+
+
+def append(cache: KVCache, rows: dict[int, int], layer: int, seed: int) -> None:
+    """Add that many random rows to each sequence, as one packed step would."""
+    total = sum(rows.values())
+    draw = torch.Generator().manual_seed(seed)
+    keys, values = torch.randn(2, total, HEADS, DIM, generator=draw)
+    segments = tuple(Segment(seq, count) for seq, count in rows.items())
+    batch = PackedBatch(segments, torch.zeros(total, 1), torch.zeros(total))
+    cache.append(layer, batch, keys, values)
+
+
+def content(cache: KVCache, seq: int) -> list[torch.Tensor]:
+    return [torch.stack(cache.rows(seq, layer)).clone() for layer in range(LAYERS)]
+
+
+@pytest.fixture(params=CACHES)
+def cache(request: pytest.FixtureRequest) -> KVCache:
+    return make(request.param)
+
+
+steps = st.lists(
+    st.dictionaries(st.integers(0, 2), st.integers(1, 6), min_size=1), min_size=1, max_size=6
+)
+
+
+@given(steps)
+def test_runs_and_pages_hold_the_same_rows(several: list[dict[int, int]]) -> None:
+    both = [make("runs"), make("pages")]
+    held: dict[int, int] = {}
+    for seed, rows in enumerate(several):
+        for seq, count in rows.items():
+            held[seq] = held.get(seq, 0) + count
+            for cache in both:
+                if seq not in cache.ledger.sequences:
+                    cache.ledger.reserve(seq, 1)
+                cache.ledger.grow(seq, [held[seq]] * LAYERS)
+        for layer in range(LAYERS):
+            for cache in both:
+                append(cache, rows, layer, 10 * seed + layer)
+    for seq, count in held.items():
+        ours, theirs = (content(cache, seq) for cache in both)
+        torch.testing.assert_close(ours, theirs, atol=0, rtol=0)
+        assert both[0].lengths(seq) == both[1].lengths(seq) == [count] * LAYERS
+
+
+def test_layers_hold_as_many_rows_as_were_appended(cache: KVCache) -> None:
+    """Above an exit only text arrives."""
+    cache.ledger.reserve(0, 9)
+    append(cache, {0: 9}, 0, 1)
+    append(cache, {0: 3}, 1, 2)
+    assert cache.lengths(0) == [9, 3]
+    assert [rows.shape for rows in cache.rows(0, 1)] == [(HEADS, 3, DIM)] * 2
+
+
+@pytest.mark.parametrize("rows", [3, 4, 9])
+def test_a_fork_and_its_parent_never_see_each_others_rows(rows: int, cache: KVCache) -> None:
+    """Also where the last page is full, half full, or the only one: pages are copied on write."""
+    cache.ledger.reserve(0, rows)
+    for layer in range(LAYERS):
+        append(cache, {0: rows}, layer, layer)
+    before = content(cache, 0)
+    cache.fork(0, 1)
+    torch.testing.assert_close(content(cache, 1), before, atol=0, rtol=0)
+    for count in range(1, 6):
+        for seq in (0, 1):
+            cache.ledger.grow(seq, [rows + count] * LAYERS)
+        for layer in range(LAYERS):
+            append(cache, {0: 1, 1: 1}, layer, 100 * count + layer)
+    for seq in (0, 1):
+        now = [rows_of[:, :, :rows] for rows_of in content(cache, seq)]
+        torch.testing.assert_close(now, before, atol=0, rtol=0)
+    assert not torch.equal(content(cache, 0)[0], content(cache, 1)[0])
+    parent = content(cache, 0)
+    cache.release(1)
+    torch.testing.assert_close(content(cache, 0), parent, atol=0, rtol=0)
+    cache.release(0)
+    assert cache.ledger.usage == 0
+
+
+def test_a_fork_without_room_changes_nothing() -> None:
+    for kind in CACHES:
+        cache = make(kind, pages=3)
+        cache.ledger.reserve(0, 2)
+        for layer in range(LAYERS):
+            append(cache, {0: 2}, layer, layer)
+        with pytest.raises(OutOfPages):
+            cache.fork(0, 1)
+        assert cache.lengths(1) == [0] * LAYERS
+        assert cache.ledger.num_free == 1
+
+
+def test_a_rewound_step_can_be_written_again(cache: KVCache) -> None:
+    cache.ledger.reserve(0, 7)
+    for layer in range(LAYERS):
+        append(cache, {0: 5}, layer, layer)
+    before = content(cache, 0)
+    append(cache, {0: 1}, 0, 50)
+    cache.rewind({0: [5, 5], 9: [1, 1]})
+    torch.testing.assert_close(content(cache, 0), before, atol=0, rtol=0)
+    for layer in range(LAYERS):
+        append(cache, {0: 2}, layer, 60 + layer)
+    assert cache.lengths(0) == [7, 7]
+    assert cache.lengths(9) == [0, 0]
+
+
+def test_release_forgets_rows_and_pages(cache: KVCache) -> None:
+    cache.ledger.reserve(0, 5)
+    append(cache, {0: 5}, 0, 1)
+    cache.release(0)
+    cache.release(0)
+    assert cache.lengths(0) == [0, 0]
+    assert cache.ledger.usage == 0
+
+
+def test_a_block_table_names_the_pages_of_each_sequence() -> None:
+    cache = make("pages")
+    assert isinstance(cache, PagedCache)
+    cache.ledger.reserve(3, 9)
+    cache.ledger.reserve(5, 2)
+    table = cache.block_table(1, [3, 5])
+    assert table.dtype is torch.int32
+    assert table[0].tolist() == list(cache.ledger.table(3, 1))
+    assert table[1].tolist() == [*cache.ledger.table(5, 1), 0, 0]
