@@ -7,7 +7,6 @@ HTTP's words, naming the image that caused them.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -17,16 +16,11 @@ from typing import Any, Protocol
 from PIL import Image
 
 from dyvte.engine.events import Engine
-from dyvte.errors import OptionError, PromptError
-from dyvte.params import SamplingParams
 from dyvte.prompt import Prompt
-from server.api.errors import ApiError, bad_request
-from server.api.exits import exit_error
+from server.api.errors import bad_request
 from server.api.translate import ChatJob, ImageSource
 from server.images import ImageError, ImageLimits, decode_image, read_data_url
 from server.settings import Settings
-
-_SAMPLING_FIELDS = {field.name for field in dataclasses.fields(SamplingParams)} | {"top_logprobs"}
 
 
 class MediaWatch(Protocol):
@@ -57,7 +51,8 @@ class Preprocessor:
         self._pool = ThreadPoolExecutor(settings.preprocess_workers, "preprocess")
 
     async def prepare(self, job: ChatJob, engine: Engine) -> Prepared:
-        """The job's prompt, checked against the model. Raises ApiError (400)."""
+        """The job's prompt, checked against the model. Raises ApiError (400), PromptError,
+        OptionError."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._pool, self._prepare, job, engine)
 
@@ -69,13 +64,8 @@ class Preprocessor:
         began = time.perf_counter()
         messages = self._with_pictures(job)
         decoded = time.perf_counter()
-        try:
-            prompt = engine.prepare(messages)
-            tokens = engine.check(prompt, job.sampling, job.exits)
-        except PromptError as error:
-            raise bad_request(str(error), "messages", "invalid_prompt") from error
-        except OptionError as error:
-            raise _option_error(error) from error
+        prompt = engine.prepare(messages)
+        tokens = engine.check(prompt, job.sampling, job.exits)
         ended = time.perf_counter()
         if job.images:
             self._watch.media_seconds("preprocess", ended - decoded)
@@ -110,9 +100,3 @@ class Preprocessor:
             raise bad_request(message, source.path, "invalid_image") from error
         self._watch.media_seconds("decode", time.perf_counter() - began)
         return picture
-
-
-def _option_error(error: OptionError) -> ApiError:
-    if error.field in _SAMPLING_FIELDS:
-        return bad_request(f"Invalid '{error.field}': {error.message}.", error.field)
-    return exit_error(error)

@@ -16,12 +16,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from dyvte.engine.events import Engine, EngineRequest, ModelInfo
-from dyvte.errors import DyvteError, QueueFull
+from dyvte.errors import DyvteError, PromptError, QueueFull
 from dyvte.params import FinishReason
 from server.api.account import Clock
 from server.api.body import read_json
 from server.api.context import RequestRecord, record_of
-from server.api.errors import ApiError, from_engine
+from server.api.errors import from_engine
 from server.api.exits import check_model
 from server.api.reply import ReplyContext
 from server.api.sse import EventStream, unless_gone
@@ -65,10 +65,8 @@ class Chat:
                 opened = OpenedStream(generation)
                 await unless_gone(request.receive, opened.open(self.settings.keep_alive))
             except DyvteError as error:
-                raise self._refused(error, record) from error
-            except ApiError as error:
                 self._count_refusal(error)
-                raise
+                raise from_engine(error, record.request_id) from error
             return self._stream(opened, context, record, inside.pop_all())
 
     async def _job(self, request: Request, engine: Engine) -> ChatJob:
@@ -138,13 +136,10 @@ class Chat:
             "ttft_ms": round(ttft * 1000, 1),
         }
 
-    def _refused(self, error: DyvteError, record: RequestRecord) -> ApiError:
+    def _count_refusal(self, error: DyvteError) -> None:
         if isinstance(error, QueueFull):
             self.metrics.refusal("queue_full")
-        return from_engine(error, record.request_id)
-
-    def _count_refusal(self, error: ApiError) -> None:
-        if error.detail["code"] == "invalid_prompt":
+        elif isinstance(error, PromptError):
             self.metrics.refusal("invalid_prompt")
 
 

@@ -6,6 +6,7 @@ internals: what we did wrong ourselves is told by request id only.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 
@@ -20,9 +21,12 @@ from dyvte.errors import (
     PromptError,
     QueueFull,
 )
+from dyvte.params import SamplingParams
 
 INVALID = "invalid_request_error"
 SERVER = "server_error"
+INVALID_PROMPT = "invalid_prompt"
+_SAMPLING = {field.name for field in dataclasses.fields(SamplingParams)} | {"top_logprobs"}
 
 
 class ErrorDetail(TypedDict):
@@ -135,6 +139,15 @@ def internal(request_id: str) -> ApiError:
     )
 
 
+def option_error(error: OptionError, where: str = "") -> ApiError:
+    """400: a setting out of range, or one that does not fit the others or the model.
+
+    The field is named as the client wrote it: OpenAI's names for sampling, ours below ``dyvte``.
+    """
+    param = error.field if error.field in _SAMPLING else f"dyvte.{error.field}"
+    return bad_request(f"Invalid '{param}': {where}{error.message}.", param)
+
+
 def from_engine(error: DyvteError, request_id: str) -> ApiError:
     """What an error of the engine's is on the wire."""
     match error:
@@ -143,9 +156,9 @@ def from_engine(error: DyvteError, request_id: str) -> ApiError:
         case EngineStopped():
             return unavailable("The server is shutting down.", "draining")
         case OptionError():
-            return bad_request(f"Invalid '{error.field}': {error.message}.", param=error.field)
+            return option_error(error)
         case PromptError():
-            return bad_request(str(error), param="messages")
+            return bad_request(str(error), "messages", INVALID_PROMPT)
         case _:
             return internal(request_id)
 

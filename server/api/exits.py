@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from dyvte.engine.events import Engine, ModelInfo
 from dyvte.errors import OptionError
 from dyvte.params import ExitOptions
-from server.api.errors import ApiError, bad_request, model_not_found
+from server.api.errors import bad_request, model_not_found, option_error
 from server.api.schema import ChatRequest, DyvteObject
 from server.settings import Settings
 
@@ -96,13 +96,7 @@ def choose_exits(
             exits = alias or server_default(info, settings)
         return capped(engine.resolve(exits), settings)
     except OptionError as error:
-        raise exit_error(error, where) from error
-
-
-def exit_error(error: OptionError, where: str = "") -> ApiError:
-    """The 400 for exit options that are out of range or do not fit each other or the model."""
-    param = f"dyvte.{error.field}"
-    return bad_request(f"Invalid '{param}': {where}{error.message}.", param)
+        raise option_error(error, where) from error
 
 
 def _from_body(dyvte: DyvteObject | None) -> dict[str, Any]:

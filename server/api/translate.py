@@ -13,7 +13,7 @@ from typing import Any
 from dyvte.engine.events import Engine
 from dyvte.errors import OptionError
 from dyvte.params import ExitOptions, SamplingParams
-from server.api.errors import ApiError, bad_request
+from server.api.errors import ApiError, bad_request, option_error
 from server.api.exits import Headers, choose_exits
 from server.api.schema import (
     AssistantMessage,
@@ -70,10 +70,13 @@ def translate(
 ) -> ChatJob:
     """The job that ``request`` asks for. Raises ApiError (400)."""
     _check_limits(request, settings)
+    if max(request.stop_token_ids or (0,)) >= engine.info.vocab_size:
+        limit = engine.info.vocab_size - 1
+        raise bad_request(f"Invalid 'stop_token_ids': ids go up to {limit}.", "stop_token_ids")
     try:
         sampling = _sampling(request)
     except OptionError as error:
-        raise bad_request(f"Invalid '{error.field}': {error.message}.", error.field) from error
+        raise option_error(error) from error
     options = request.stream_options
     return ChatJob(
         model=request.model,

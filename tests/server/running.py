@@ -31,8 +31,9 @@ def serve(engine: FakeEngine, **settings: object) -> Iterator[str]:
     thread = threading.Thread(target=listener.run, args=([socket],), daemon=True)
     thread.start()
     url = f"http://127.0.0.1:{socket.getsockname()[1]}"
-    until(lambda: listener.started and httpx.get(f"{url}/ready").status_code == 200)
     try:
+        with httpx.Client(base_url=url) as client:
+            until(lambda: listener.started and client.get("/ready").status_code == 200)
         yield url
     finally:
         listener.should_exit = True

@@ -30,27 +30,27 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def ready(url: str) -> bool:
+def ready(client: httpx.Client) -> bool:
     try:
-        return httpx.get(f"{url}/ready").status_code == 200
+        return client.get("/ready").status_code == 200
     except httpx.HTTPError:
         return False
 
 
 def test_sigterm_finishes_running_streams_and_refuses_new_requests() -> None:
     port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    with start("--port", str(port), "--drain-timeout", "10", "--log-format", "json") as process:
+    flags = ("--port", str(port), "--drain-timeout", "10", "--log-format", "json")
+    with start(*flags) as process, httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
         try:
-            until(lambda: ready(url), seconds=30)
-            with httpx.stream("POST", f"{url}{CHAT}", json=body(stream=True), timeout=20) as reply:
+            until(lambda: ready(client), seconds=60)
+            with client.stream("POST", CHAT, json=body(stream=True), timeout=20) as reply:
                 lines = reply.iter_lines()
                 next(lines)
                 process.send_signal(signal.SIGTERM)
-                until(lambda: not ready(url))
-                late = httpx.post(f"{url}{CHAT}", json=body())
+                until(lambda: not ready(client))
+                late = client.post(CHAT, json=body())
                 rest = [line for line in lines if line]
-            _, errors = process.communicate(timeout=20)
+            _, errors = process.communicate(timeout=30)
         finally:
             process.kill()
     assert late.status_code == 503
@@ -85,10 +85,8 @@ def test_a_port_in_use_ends_in_one_line(capsys: pytest.CaptureFixture[str]) -> N
         port = str(taken.getsockname()[1])
         assert main(["--port", port]) == 2
     errors = capsys.readouterr().err
-    assert (
-        errors
-        == f"dyvte serve: --port {port}: address already in use on 127.0.0.1; choose another\n"
-    )
+    assert errors.startswith(f"dyvte serve: --port {port}: address already in use")
+    assert errors.count("\n") == 1
 
 
 def test_importing_the_app_loads_no_torch() -> None:

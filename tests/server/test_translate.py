@@ -94,6 +94,7 @@ def test_a_conversation_keeps_roles_and_text() -> None:
         (body(stream_options={"include_usage": True}), {}, "stream_options"),
         (body(max_tokens=1, max_completion_tokens=2), {}, "max_tokens"),
         (body(max_tokens=2, min_tokens=3), {}, "min_tokens"),
+        (body(stop_token_ids=[1, 256]), {}, "stop_token_ids"),
     ],
 )
 def test_limits_and_contradictions_name_the_field(
