@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
 from typing import Any
@@ -30,6 +30,8 @@ from server.lifecycle import Lifecycle, OpenEngine
 from server.metrics import ServerMetrics
 from server.preprocess import Preprocessor
 from server.settings import Settings
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
 def version() -> str:
@@ -60,6 +62,26 @@ def create_app(
         on_failure=on_failure,
     )
     preprocessor = Preprocessor(settings, metrics)
+    app = FastAPI(
+        title="DyVTE",
+        version=version(),
+        lifespan=_lifespan(lifecycle, preprocessor),
+        redoc_url=None,
+    )
+    app.state.lifecycle = lifecycle
+    _add_routes(
+        app,
+        Chat(settings, lifecycle, preprocessor, metrics, version()),
+        Service(settings, lifecycle, metrics, version()),
+        settings,
+    )
+    _add_layers(app, settings, metrics)
+    _add_error_handlers(app)
+    return app
+
+
+def _lifespan(lifecycle: Lifecycle, preprocessor: Preprocessor) -> Lifespan:
+    """Load beside the running app; at the end drain, whoever asked for the end."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -74,18 +96,7 @@ def create_app(
                 await loading
             preprocessor.close()
 
-    app = FastAPI(title="DyVTE", version=version(), lifespan=lifespan, redoc_url=None)
-    app.state.lifecycle = lifecycle
-    app.state.metrics = metrics
-    _add_routes(
-        app,
-        Chat(settings, lifecycle, preprocessor, metrics, version()),
-        Service(settings, lifecycle, metrics, version()),
-        settings,
-    )
-    _add_layers(app, settings, metrics)
-    _add_error_handlers(app)
-    return app
+    return lifespan
 
 
 def _add_routes(app: FastAPI, chat: Chat, service: Service, settings: Settings) -> None:
