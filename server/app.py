@@ -24,7 +24,8 @@ from server.api.chat import Chat
 from server.api.context import RequestContext
 from server.api.errors import ApiError, bad_request, of_status
 from server.api.guard import OPEN, BodyGuard, KeyGuard
-from server.api.openapi import CHAT, chat_responses, errors, install_schema
+from server.api.models import ModelCard, ModelList
+from server.api.openapi import CHAT, answer, chat_responses, errors, install_schema
 from server.api.service import Service
 from server.lifecycle import Lifecycle, OpenEngine
 from server.metrics import ServerMetrics
@@ -104,8 +105,9 @@ def _add_routes(app: FastAPI, chat: Chat, service: Service, settings: Settings) 
     plain: dict[str, Any] = {"response_model": None}
     hidden: dict[str, Any] = {**plain, "include_in_schema": False}
     app.post(CHAT, responses=chat_responses(), response_model=None)(chat.answer)
-    app.get("/v1/models", responses=errors(401, 503), **plain)(service.list_models)
-    app.get("/v1/models/{model:path}", responses=errors(401, 404, 503), **plain)(service.show_model)
+    app.get("/v1/models", responses=answer(ModelList, 401, 503), **plain)(service.list_models)
+    one = answer(ModelCard, 401, 404, 503)
+    app.get("/v1/models/{model:path}", responses=one, **plain)(service.show_model)
     app.get("/health", responses=errors(503), **plain)(service.health)
     app.get("/ready", responses=errors(503), **plain)(service.ready)
     app.get("/version", responses=errors(401), **plain)(service.show_version)
@@ -115,9 +117,9 @@ def _add_routes(app: FastAPI, chat: Chat, service: Service, settings: Settings) 
     app.get("/playground.js", **hidden)(service.playground_script)
     app.get("/playground.css", **hidden)(service.playground_style)
     app.get("/favicon.ico", **hidden)(service.favicon)
-    for path, answer in (("/health", service.health), ("/ready", service.ready)):
-        app.head(path, **hidden)(answer)
-    install_schema(app)
+    for path, probe in (("/health", service.health), ("/ready", service.ready)):
+        app.head(path, **hidden)(probe)
+    install_schema(app, guarded=bool(settings.api_key))
 
 
 def _add_layers(app: FastAPI, settings: Settings, metrics: ServerMetrics) -> None:

@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from PIL import Image
@@ -35,8 +35,9 @@ class MediaWatch(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A request that fits the model."""
+    """A request that fits the model. The job's messages are let go: images are large."""
 
+    job: ChatJob
     prompt: Prompt
     prompt_tokens: int
     seconds: float
@@ -69,7 +70,7 @@ class Preprocessor:
         ended = time.perf_counter()
         if job.images:
             self._watch.media_seconds("preprocess", ended - decoded)
-        return Prepared(prompt, tokens, ended - began)
+        return Prepared(replace(job, messages=()), prompt, tokens, ended - began)
 
     def _with_pictures(self, job: ChatJob) -> list[Mapping[str, Any]]:
         """The messages with a picture where an ``ImageSource`` was."""

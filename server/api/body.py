@@ -26,7 +26,8 @@ async def read_json(request: Request) -> dict[str, object]:
     if media_type.lower() not in ("application/json", ""):
         raise bad_request("The request body must be JSON (Content-Type: application/json).")
     try:
-        raw = await request.body()
+        # Not request.body(): it would keep the bytes for as long as the answer takes.
+        raw = b"".join([chunk async for chunk in request.stream()])
     except ClientDisconnect as gone:
         raise ClientGone from gone
     return parse_object(raw)

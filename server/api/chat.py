@@ -26,7 +26,7 @@ from server.api.exits import check_model
 from server.api.reply import ReplyContext
 from server.api.sse import EventStream, unless_gone
 from server.api.streaming import OpenedStream, StreamReply
-from server.api.translate import ChatJob, translate
+from server.api.translate import translate
 from server.api.validation import parse_chat
 from server.api.whole import whole_reply
 from server.generate import Generation
@@ -51,14 +51,10 @@ class Chat:
         record = record_of(request)
         with ExitStack() as inside:
             engine = inside.enter_context(self.lifecycle.admit())
-            job = await self._job(request, engine)
-            record.notes |= {"model": job.model, "images": len(job.images), "stream": job.stream}
             try:
-                prepared = await unless_gone(
-                    request.receive, self.preprocessor.prepare(job, engine)
-                )
-                generation, context = self._begin(job, prepared, engine, record)
-                if not job.stream:
+                prepared = await self._prepare(request, engine, record)
+                generation, context = self._begin(prepared, engine, record)
+                if not prepared.job.stream:
                     body = await unless_gone(request.receive, whole_reply(generation, context))
                     self._note_answer(generation, context, record)
                     return Response(body, media_type="application/json")
@@ -69,16 +65,19 @@ class Chat:
                 raise from_engine(error, record.request_id) from error
             return self._stream(opened, context, record, inside.pop_all())
 
-    async def _job(self, request: Request, engine: Engine) -> ChatJob:
+    async def _prepare(self, request: Request, engine: Engine, record: RequestRecord) -> Prepared:
         raw = await read_json(request)
         model = raw.get("model")
         if isinstance(model, str):
             check_model(model, engine.info, self.settings)
-        return translate(parse_chat(raw), request.headers, engine, self.settings)
+        job = translate(parse_chat(raw), request.headers, engine, self.settings)
+        record.notes |= {"model": job.model, "images": len(job.images), "stream": job.stream}
+        return await unless_gone(request.receive, self.preprocessor.prepare(job, engine))
 
     def _begin(
-        self, job: ChatJob, prepared: Prepared, engine: Engine, record: RequestRecord
+        self, prepared: Prepared, engine: Engine, record: RequestRecord
     ) -> tuple[Generation, ReplyContext]:
+        job = prepared.job
         reply_id = f"chatcmpl-{uuid.uuid4().hex}"
         record.notes |= {"reply": reply_id, "prompt_tokens": prepared.prompt_tokens}
         engine_request = EngineRequest(reply_id, prepared.prompt, job.sampling, job.exits)

@@ -77,6 +77,11 @@ def capped(exits: ExitOptions, settings: Settings) -> ExitOptions:
     return exits
 
 
+def in_force(exits: ExitOptions, engine: Engine, settings: Settings) -> ExitOptions:
+    """What ``exits`` means on this model under the operator's caps. Raises OptionError."""
+    return capped(engine.resolve(exits), settings)
+
+
 def choose_exits(
     request: ChatRequest, headers: Headers, engine: Engine, settings: Settings
 ) -> ExitOptions:
@@ -94,7 +99,7 @@ def choose_exits(
         else:
             alias = aliases(settings.name, info).get(request.model)
             exits = alias or server_default(info, settings)
-        return capped(engine.resolve(exits), settings)
+        return in_force(exits, engine, settings)
     except OptionError as error:
         raise option_error(error, where) from error
 

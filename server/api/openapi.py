@@ -29,12 +29,19 @@ _ERRORS = {
     503: "Loading, draining or stopped",
 }
 
+GUARD = "apiKey"
+
 Responses = dict[int | str, dict[str, Any]]
 
 
 def errors(*statuses: int) -> Responses:
     """The documentation of error answers."""
     return {status: {"model": ErrorBody, "description": _ERRORS[status]} for status in statuses}
+
+
+def answer(model: type, *statuses: int) -> Responses:
+    """The documentation of a plain answer and its errors."""
+    return {200: {"model": model, "description": "The answer"}, **errors(*statuses)}
 
 
 def chat_responses() -> Responses:
@@ -47,12 +54,16 @@ def chat_responses() -> Responses:
     return {200: done, **errors(*_ERRORS)}
 
 
-def install_schema(app: FastAPI) -> None:
-    """Make ``app.openapi()`` tell the truth."""
+def install_schema(app: FastAPI, guarded: bool) -> None:
+    """Make ``app.openapi()`` tell the truth; ``guarded`` if routes ask for a key."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             app.openapi_schema = _schema(app)
+            if guarded:
+                schemes = {GUARD: {"type": "http", "scheme": "bearer"}}
+                app.openapi_schema["components"]["securitySchemes"] = schemes
+                app.openapi_schema["security"] = [{GUARD: []}]
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]

@@ -6,7 +6,6 @@ asks for a key.
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,10 +15,8 @@ from typing import Any
 import orjson
 from starlette.responses import FileResponse, Response
 
-from dyvte.engine.events import ModelInfo
-from dyvte.params import ExitOptions
 from server.api.errors import model_not_found, unavailable
-from server.api.exits import aliases, capped, server_default
+from server.api.models import ModelCard, model_cards
 from server.lifecycle import Lifecycle
 from server.metrics import ServerMetrics
 from server.settings import Settings
@@ -71,14 +68,14 @@ class Service:
 
     async def list_models(self) -> Response:
         """The base name first, then its aliases."""
-        return as_json({"object": "list", "data": list(self._models().values())})
+        return as_json({"object": "list", "data": list(self._cards().values())})
 
     async def show_model(self, model: str) -> Response:
         """One of them."""
-        models = self._models()
-        if model not in models:
-            raise model_not_found(model, tuple(models))
-        return as_json(models[model])
+        cards = self._cards()
+        if model not in cards:
+            raise model_not_found(model, tuple(cards))
+        return as_json(cards[model])
 
     async def playground(self) -> Response:
         """The page."""
@@ -96,34 +93,5 @@ class Service:
         """The icon."""
         return FileResponse(PLAYGROUND / "favicon.svg", media_type="image/svg+xml")
 
-    def _models(self) -> dict[str, dict[str, Any]]:
-        info = self.lifecycle.engine().info
-        name = self.settings.name
-        models = {name: self._model(name) | {"dyvte": _offer(info, self.settings)}}
-        for alias, exits in aliases(name, info).items():
-            said = {"base": name, "exits": _said(capped(exits, self.settings))}
-            models[alias] = self._model(alias) | {"dyvte": said}
-        return models
-
-    def _model(self, name: str) -> dict[str, Any]:
-        return {"id": name, "object": "model", "created": self.created, "owned_by": "dyvte"}
-
-
-def _offer(info: ModelInfo, settings: Settings) -> dict[str, Any]:
-    """What this model grants, within the operator's caps."""
-    return {
-        "family": info.family,
-        "num_layers": info.num_layers,
-        "max_model_len": info.max_model_len,
-        "policies": list(info.policies),
-        "presets": {name: _said(capped(o, settings)) for name, o in info.presets.items()},
-        "default": _said(capped(server_default(info, settings), settings)),
-        "has_gates": info.has_gates,
-        "calibrated": info.calibrated,
-        "exits_hint": info.exits_hint,
-    }
-
-
-def _said(exits: ExitOptions) -> dict[str, Any]:
-    """Exit options without what they leave open."""
-    return {key: value for key, value in dataclasses.asdict(exits).items() if value is not None}
+    def _cards(self) -> dict[str, ModelCard]:
+        return model_cards(self.lifecycle.engine(), self.settings, self.created)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 
 import structlog
 
@@ -44,12 +45,13 @@ class OpenedStream:
             await self.close()
             raise
 
-    async def deltas(self) -> AsyncGenerator[list[Delta], None]:
+    async def deltas(self) -> AsyncGenerator[Delta, None]:
         """All deltas, the first included."""
         assert self._first is not None, "open the stream first"
         step = await self._first
         while step is not None:
-            yield step
+            for delta in step:
+                yield delta
             step = await anext(self._deltas, None)
 
     async def close(self) -> None:
@@ -74,8 +76,9 @@ class StreamReply:
     async def events(self) -> AsyncGenerator[bytes, None]:
         """Bytes as they go on the wire."""
         try:
-            async for chunk in self._chunks():
-                yield event(chunk)
+            async with aclosing(self._chunks()) as chunks:
+                async for chunk in chunks:
+                    yield event(chunk)
             self.complete = True
             yield DONE
         except (ApiError, DyvteError) as error:
@@ -93,8 +96,8 @@ class StreamReply:
         for index in range(context.num_choices):
             yield self._chunk(index, {"role": "assistant", "content": "", "refusal": None})
         last: ChatChunk | None = None
-        async for step in self._opened.deltas():
-            for delta in step:
+        async with aclosing(self._opened.deltas()) as steps:
+            async for delta in steps:
                 if delta.text or delta.tokens:
                     yield self._chunk(delta.index, {"content": delta.text}, delta)
                 if delta.finish_reason is None:
