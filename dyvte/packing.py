@@ -23,7 +23,8 @@ class Segment:
     """The rows of one sequence in this step.
 
     ``seq`` is the sequence's key in the KV cache; ``spans`` are the visual rows that are still
-    there, relative to the segment; ``prefill`` is False for a decode row.
+    there and may leave, relative to the segment; ``prefill`` is False for a decode row. The last
+    row is in no span: the next token is predicted there.
     """
 
     seq: int

@@ -104,7 +104,7 @@ class Runner:
         hidden = self.model.embed(owner.layout, owner.image_rows or [])
         if sequence.token_ids:
             hidden = torch.cat([hidden, self._embed(sequence.token_ids)])
-        segment = Segment(sequence.seq, sequence.rows, owner.layout.spans, prefill=True)
+        segment = Segment(sequence.seq, sequence.rows, owner.layout.leaving, prefill=True)
         return segment, hidden, self.model.positions(owner.layout, 0, sequence.rows)
 
     def _next_rows(self, sequences: Seq[Sequence]) -> list[Part]:

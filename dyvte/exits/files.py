@@ -88,7 +88,7 @@ def _gate_tensors(files: Iterable[Path]) -> Iterable[tuple[str, Tensor]]:
 def _read_card(path: Path) -> GateCard:
     try:
         data = json.loads(path.read_text())
-        if data.get("format") != FORMAT:
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise ModelError(f"gates: {path} is not a {FORMAT} card")
         data["layers"] = tuple(data["layers"])
         return GateCard(**data)

@@ -31,10 +31,11 @@ class GateBank:
             raise ModelError("gates: every gated layer needs both w1 and w2")
         for layer, w1 in self.w1.items():
             w2 = self.w2[layer]
-            if w1.ndim != 2 or w2.shape != (2, w1.shape[0]) or w1.shape[1] % 2:
+            width = 2 * self.hidden_size
+            if w1.ndim != 2 or w2.shape != (2, w1.shape[0]) or w1.shape[1] != width:
                 raise ModelError(
                     f"gates: layer {layer} has shapes {tuple(w1.shape)} and {tuple(w2.shape)}, "
-                    "expected [inner, 2d] and [2, inner]"
+                    "expected [inner, 2d] and [2, inner] with one d for all"
                 )
 
     @property
@@ -45,7 +46,7 @@ class GateBank:
     @property
     def hidden_size(self) -> int:
         """d: half the width of a status."""
-        return next(iter(self.w1.values())).shape[1] // 2
+        return next(iter(self.w1.values())).shape[-1] // 2
 
     def inner(self, layer: int) -> int:
         """Width of the hidden layer of one gate."""

@@ -41,6 +41,18 @@ class PromptLayout:
         return sum(len(span) for span in self.spans)
 
 
+    @property
+    def leaving(self) -> tuple[VisualSpan, ...]:
+        """The spans as an exit empties them.
+
+        The prompt's last row stays even where it is visual: the next token is predicted there.
+        """
+        if not self.spans or self.spans[-1].stop < self.rows:
+            return self.spans
+        *others, last = self.spans
+        return (*others, VisualSpan(last.start, last.stop - 1)) if len(last) > 1 else (*others,)
+
+
 class ModelAdapter(ABC):
     """A family's decoder, vision tower and projector behind the names that the core uses."""
 
