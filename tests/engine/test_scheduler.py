@@ -1,0 +1,214 @@
+"""Who runs next, in integers alone: no model, no tensors, no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from dyvte.engine.scheduler import Limits, Plan, Scheduler, Work
+from dyvte.pages import PageLedger
+
+LAYERS, PAGE = 4, 8
+
+
+class Toy:
+    """A scheduler with the least of an engine around it: rows are counted, nothing is computed."""
+
+    def __init__(self, pages: int = 1000, **limits: int) -> None:
+        self.scheduler = Scheduler(PageLedger(pages, PAGE, LAYERS), Limits(**limits))
+        self.rows: dict[int, int] = {}
+
+    def add(self, *rows: int) -> None:
+        for each in rows:
+            seq = len(self.rows)
+            self.rows[seq] = each
+            self.scheduler.add(Work(seq, each))
+
+    def kv_rows(self, seq: int) -> Sequence[int]:
+        return [self.rows[seq]] * LAYERS
+
+    def step(self) -> Plan:
+        """Plan, and do as the engine does: a prefill that ends decodes, a decode adds a row."""
+        plan = self.scheduler.plan(self.kv_rows)
+        for seq in sorted(plan.preempted, reverse=True):
+            self.scheduler.wait_again(Work(seq, self.rows[seq]))
+        for seq in plan.decode:
+            self.rows[seq] += 1
+        if plan.group and (plan.joined or self.scheduler.advanced(plan.layers)):
+            for seq in plan.group:
+                self.scheduler.prefilled(seq, self.kv_rows(seq))
+        return plan
+
+
+def test_first_come_first_served() -> None:
+    toy = Toy(max_group_rows=20)
+    toy.add(9, 9, 2, 2)
+    assert [toy.step().group for _ in range(2)] == [(0, 1, 2), (3,)]
+
+
+def test_nobody_is_skipped_over_for_being_large() -> None:
+    toy = Toy(pages=2 * LAYERS)
+    toy.add(8, 17, 1)
+    toy.scheduler.ledger.reserve(99, 8)
+    assert toy.step().idle
+    toy.scheduler.ledger.release(99)
+
+
+def test_prefills_join_the_running_decodes_in_one_step() -> None:
+    toy = Toy()
+    toy.add(5)
+    assert toy.step() == Plan(group=(0,), layers=LAYERS, joined=True)
+    toy.add(7)
+    assert toy.step() == Plan(group=(1,), layers=LAYERS, joined=True, decode=(0,))
+    assert toy.step() == Plan(decode=(0, 1))
+
+
+def test_an_empty_engine_takes_a_prompt_of_any_size_whole() -> None:
+    toy = Toy(max_step_rows=8, max_group_rows=8)
+    toy.add(100)
+    assert toy.step() == Plan(group=(0,), layers=LAYERS, joined=True)
+
+
+@pytest.mark.parametrize(("rows", "layers"), [(8, [4]), (16, [2, 2]), (24, [1] * 4), (99, [1] * 4)])
+def test_a_long_prefill_is_cut_by_layers_while_others_decode(rows: int, layers: list[int]) -> None:
+    toy = Toy(max_step_rows=9)
+    toy.add(2)
+    toy.step()
+    toy.add(rows)
+    plans = [toy.step() for _ in layers]
+    assert [plan.layers for plan in plans] == layers
+    assert all(plan.decode == (0,) and plan.group == (1,) for plan in plans)
+    assert [plan.joined for plan in plans] == [count == LAYERS for count in layers]
+    assert toy.step().decode == (0, 1)
+
+
+def test_when_the_decodes_end_the_rest_of_a_cut_prefill_runs_at_once() -> None:
+    toy = Toy(max_step_rows=4)
+    toy.add(2)
+    toy.step()
+    toy.add(40)
+    assert toy.step().layers == 1
+    toy.scheduler.remove(0)
+    assert toy.step() == Plan(group=(1,), layers=3)
+
+
+def test_nobody_joins_a_group_in_flight() -> None:
+    """Its sequences are between two layers; the next group waits."""
+    toy = Toy(max_step_rows=4)
+    toy.add(2)
+    toy.step()
+    toy.add(40, 1)
+    assert [toy.step().group for _ in range(5)] == [(1,)] * 4 + [(2,)]
+
+
+def test_seats_are_counted_in_choices() -> None:
+    toy = Toy(max_num_seqs=3)
+    toy.rows = {0: 4, 1: 4}
+    toy.scheduler.add(Work(0, 4, copies=2))
+    toy.scheduler.add(Work(1, 4, copies=2))
+    assert toy.step().group == (0,)
+    toy.scheduler.join(7)
+    toy.rows[7] = 4
+    toy.scheduler.ledger.reserve(7, 4)
+    assert toy.step().group == ()
+    toy.scheduler.remove(7)
+    toy.scheduler.remove(0)
+    assert toy.step().group == (1,)
+
+
+def test_admission_leaves_a_page_per_layer_to_each_running_sequence() -> None:
+    """Else the newcomer would be preempted again in the very next steps."""
+    toy = Toy(pages=4 * LAYERS)
+    toy.add(8)
+    toy.step()
+    toy.add(17)
+    assert toy.step().group == ()
+    toy = Toy(pages=6 * LAYERS)
+    toy.add(8)
+    toy.step()
+    toy.add(17)
+    assert toy.step().group == (1,)
+
+
+def test_the_youngest_gives_its_pages_back_and_is_next_in_line() -> None:
+    toy = Toy(pages=4 * LAYERS)
+    toy.add(8, 8)
+    toy.step()
+    toy.add(3)
+    while not (plan := toy.step()).preempted:
+        pass
+    assert plan.preempted == (1,)
+    assert plan.decode == (0,)
+    assert [work.seq for work in toy.scheduler.waiting] == [1, 2]
+    assert 1 not in toy.scheduler.ledger.sequences
+
+
+def test_an_exit_lets_one_more_in() -> None:
+    """Settled pages are free at once: exits raise concurrency, not only speed."""
+    for held, admitted in (([24] * 4, ()), ([24, 8, 8, 8], (1,))):
+        toy = Toy(pages=6 * LAYERS)
+        toy.add(24, 8)
+        toy.scheduler.limits = Limits(max_group_rows=24)
+        plan = toy.scheduler.plan(toy.kv_rows)
+        assert plan.group == (0,)
+        toy.scheduler.prefilled(0, held)
+        plan = toy.scheduler.plan(lambda seq, held=held: held)  # type: ignore[misc]
+        assert plan.group == admitted
+
+
+class SchedulerMachine(RuleBasedStateMachine):
+    """Requests come, step, end and are aborted at random; the books must always be right."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.toy = Toy(pages=14 * LAYERS, max_num_seqs=4, max_step_rows=12)
+
+    @rule(rows=st.integers(1, 60))
+    def add(self, rows: int) -> None:
+        self.toy.add(rows)
+
+    @rule()
+    def step(self) -> None:
+        before = self.toy.scheduler
+        plan = self.toy.step()
+        assert not set(plan.decode) & set(plan.group)
+        assert len(before.running) <= before.limits.max_num_seqs
+        for seq in plan.decode:
+            if self.toy.rows[seq] >= 100:
+                self.toy.scheduler.remove(seq)
+
+    @precondition(lambda self: self.toy.rows)
+    @rule(data=st.data())
+    def abort(self, data: st.DataObject) -> None:
+        self.toy.scheduler.remove(data.draw(st.sampled_from(sorted(self.toy.rows))))
+
+    @invariant()
+    def everybody_is_in_one_place(self) -> None:
+        scheduler = self.toy.scheduler
+        waiting = [work.seq for work in scheduler.waiting]
+        inside = [work.seq for work in scheduler.group] + scheduler.running
+        assert len(set(waiting + inside)) == len(waiting + inside)
+        assert set(scheduler.ledger.sequences) == set(inside)
+
+    @invariant()
+    def running_rows_have_pages(self) -> None:
+        for seq in self.toy.scheduler.running:
+            capacity = self.toy.scheduler.ledger.capacity(seq, 0)
+            assert capacity >= self.toy.rows[seq]
+
+    def teardown(self) -> None:
+        """Whatever happened, the engine comes to an end."""
+        for _ in range(3000):
+            if not self.toy.scheduler.has_work:
+                break
+            self.step()
+        assert not self.toy.scheduler.has_work
+        assert self.toy.scheduler.ledger.usage == 0
+
+
+TestScheduler = SchedulerMachine.TestCase
+TestScheduler.settings = settings(stateful_step_count=30)
