@@ -58,6 +58,7 @@ class Bench:
         )
         self.layouts: list[PromptLayout] = []
 
+    @torch.inference_mode()
     def prefill(self, prompts: Sequence[Prompt]) -> PackedBatch:
         """The prompts packed, with pages reserved for a few tokens more."""
         adapter = self.model.adapter
@@ -71,6 +72,7 @@ class Bench:
             parts.append((segment, adapter.embed(layout, rows), positions))
         return pack(parts)
 
+    @torch.inference_mode()
     def decode(self, ids: Sequence[int], done: int = 0) -> PackedBatch:
         """One token of every sequence, ``done`` steps after its prefill."""
         adapter = self.model.adapter
