@@ -9,4 +9,4 @@ def run(argv: Sequence[str]) -> int:
     """Serve until told to stop."""
     from server.__main__ import main  # the server and its web framework load only here
 
-    return main(list(argv)) or 0
+    return main(argv)
