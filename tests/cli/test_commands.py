@@ -12,6 +12,14 @@ import dyvte
 from dyvte.cli import COMMANDS, main
 
 
+def exit_code(argv: Sequence[str]) -> int:
+    """What the shell would see: `--help` leaves by SystemExit, as argparse has it."""
+    try:
+        return main(argv)
+    except SystemExit as left:
+        return int(left.code or 0)
+
+
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     printed = capsys.readouterr().out
@@ -30,12 +38,7 @@ def test_version_is_the_packages_own(capsys: pytest.CaptureFixture[str]) -> None
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    try:
-        code = main([name, "--help"])
-    except SystemExit as left:
-        assert isinstance(left.code, int)
-        code = left.code
-    assert code == 0
+    assert exit_code([name, "--help"]) == 0
     assert f"dyvte {name}" in capsys.readouterr().out
 
 
