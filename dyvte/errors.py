@@ -3,6 +3,7 @@
 DyvteError
 ├── OptionError      a request's own settings: names the field, the value and the remedy
 ├── PromptError      a prompt that this model cannot take
+│   └── PromptTooLong  it and its answer do not fit the model's context
 ├── ModelError       a folder, hub id or gate file that cannot be loaded
 └── EngineError      the engine could not finish a request
     ├── QueueFull    not admitted: the waiting line is full
@@ -31,6 +32,10 @@ class OptionError(DyvteError, ValueError):
 
 class PromptError(DyvteError, ValueError):
     """A prompt that does not fit the model (too long, images and placeholders differ, …)."""
+
+
+class PromptTooLong(PromptError):
+    """Prompt and asked tokens exceed the model's context."""
 
 
 class ModelError(DyvteError, ValueError):

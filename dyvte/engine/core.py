@@ -21,7 +21,7 @@ from dyvte.engine.runner import Output, Prefill, Runner
 from dyvte.engine.scheduler import Plan, Scheduler, Work
 from dyvte.engine.sequence import RequestState, Sequence
 from dyvte.engine.stats import EngineSnapshot, RequestStats, StepStats
-from dyvte.errors import DyvteError, OptionError, PromptError, RequestFailed
+from dyvte.errors import DyvteError, OptionError, PromptTooLong, RequestFailed
 from dyvte.exits.resolve import resolve
 from dyvte.model import Model
 from dyvte.pages import OutOfPages
@@ -60,7 +60,7 @@ class EngineCore:
         room = self.max_model_len - layout.rows
         if room < 1 or (sampling.max_tokens is not None and sampling.max_tokens > room):
             asked = "" if sampling.max_tokens is None else f" + {sampling.max_tokens} new tokens"
-            raise PromptError(
+            raise PromptTooLong(
                 f"the prompt has {layout.rows} tokens ({layout.visual_rows} visual){asked}; "
                 f"this model's context is {self.max_model_len}"
             )

@@ -33,6 +33,8 @@ from dyvte.prompt import Message, Prompt
 log = logging.getLogger("dyvte.engine")
 
 Command = Callable[[], None]
+# Aggressiveness behind the aliases of gates whose card names none.
+UNMEASURED = {"safe": 0.25, "balanced": 0.5, "aggressive": 0.75}
 
 
 class AsyncEngine:
@@ -249,15 +251,6 @@ class AsyncEngine:
 def describe(model: Model, core: EngineCore) -> ModelInfo:
     """What a loaded model offers, for whoever serves it."""
     adapter, grants = model.adapter, model.grants
-    hint = None
-    if not grants.gated_layers:
-        hint = "no gates: serve with --gates DIR (see docs/exits.md) or ask for policy fixed"
-    presets = {"off": ExitOptions(policy="off")}
-    if grants.gated_layers:
-        presets |= {
-            name: ExitOptions(aggressiveness=a)
-            for name, a in (("safe", 0.25), ("balanced", 0.5), ("aggressive", 0.75))
-        }
     return ModelInfo(
         family=adapter.family,
         num_layers=adapter.decoder.num_layers,
@@ -268,12 +261,35 @@ def describe(model: Model, core: EngineCore) -> ModelInfo:
         attention=core.runner.attention.name,
         policies=grants.policies,
         default_exits=grants.default,
-        presets=presets,
+        presets=_presets(model),
         has_gates=bool(grants.gated_layers),
         calibrated=False,
-        exits_hint=hint,
+        exits_hint=_hint(model),
         strips_leading_space=bool(model.token_bytes and model.token_bytes.strips_leading_space),
     )
+
+
+def _presets(model: Model) -> dict[str, ExitOptions]:
+    """Options behind the aliases: the gates' own card may say better than these."""
+    presets = {"off": ExitOptions(policy="off")}
+    if model.grants.gated_layers:
+        for name, aggressiveness in UNMEASURED.items():
+            presets[name] = ExitOptions(aggressiveness=aggressiveness)
+        card = model.gate_card.presets if model.gate_card else {}
+        presets |= {name: ExitOptions.of(options) for name, options in card.items()}
+    return presets
+
+
+def _hint(model: Model) -> str | None:
+    """What an operator should know about this model's exits, if anything."""
+    if not model.grants.gated_layers:
+        return "no gates: serve with --gates DIR (see docs/exits.md) or ask for policy fixed"
+    if model.gate_card is None or model.gate_card.calibration is None:
+        return (
+            "these gates carry no calibration: nobody measured how many answers an exit changes; "
+            "the default is the paper's rule, aggressiveness 0.5 (see docs/exits.md)"
+        )
+    return None
 
 
 def open_engine(

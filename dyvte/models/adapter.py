@@ -40,7 +40,6 @@ class PromptLayout:
         """Rows that come from images."""
         return sum(len(span) for span in self.spans)
 
-
     @property
     def leaving(self) -> tuple[VisualSpan, ...]:
         """The spans as an exit empties them.

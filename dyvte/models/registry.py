@@ -120,7 +120,8 @@ def _open_native(folder: Path, device: torch.device, dtype: torch.dtype) -> Open
     if report["missing_keys"]:
         missing = ", ".join(sorted(report["missing_keys"])[:3])
         raise ModelError(f"{folder}: weights are missing ({missing}, …)")
-    adapter = LlavaAdapter(model.to(device).eval())
+    with _refusing(folder):
+        adapter = LlavaAdapter(model.to(device).eval())
     if not any((folder / name).exists() for name in PROCESSOR_FILES):
         return Opened(adapter, folder, None, None, None)
     with _refusing(folder):
@@ -170,8 +171,9 @@ def _refusing(folder: Path) -> Iterator[None]:
     """What a broken folder makes the readers raise becomes one line of ModelError."""
     try:
         yield
-    except ModelError:
-        raise
+    except ModelError as error:
+        named = str(error).startswith(str(folder))
+        raise error if named else ModelError(f"{folder}: {error}") from error
     except KeyError as error:
         raise ModelError(f"{folder}: config.json has no {error}") from error
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:

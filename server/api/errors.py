@@ -19,6 +19,7 @@ from dyvte.errors import (
     EngineStopped,
     OptionError,
     PromptError,
+    PromptTooLong,
     QueueFull,
 )
 from dyvte.params import SamplingParams
@@ -157,6 +158,8 @@ def from_engine(error: DyvteError, request_id: str) -> ApiError:
             return unavailable("The server is shutting down.", "draining")
         case OptionError():
             return option_error(error)
+        case PromptTooLong():
+            return bad_request(str(error), "messages", "context_length_exceeded")
         case PromptError():
             return bad_request(str(error), "messages", INVALID_PROMPT)
         case _:

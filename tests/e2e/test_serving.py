@@ -139,8 +139,9 @@ def test_an_unknown_field_inside_dyvte_is_named(server: Server) -> None:
 
 
 def test_a_prompt_that_is_too_long_is_a_400_with_the_numbers(server: Server) -> None:
-    with pytest.raises(openai.BadRequestError, match="256"):
+    with pytest.raises(openai.BadRequestError, match="256") as refused:
         _complete(server, [{"role": "user", "content": "word " * 200}])
+    assert refused.value.code == "context_length_exceeded"
 
 
 def test_savings_add_up_in_metrics(server: Server) -> None:
