@@ -18,6 +18,7 @@ from transformers import (
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
+    PreTrainedConfig,
     PreTrainedTokenizerFast,
 )
 
@@ -40,7 +41,7 @@ TEMPLATE = (
 )
 
 
-def config() -> LlavaConfig:
+def config(decoder: type[PreTrainedConfig] = LlamaConfig, **settings: Any) -> LlavaConfig:
     """Four layers, grouped queries (4 heads, 2 key/value heads), 9 rows per picture."""
     return LlavaConfig(
         vision_config=CLIPVisionConfig(
@@ -51,7 +52,7 @@ def config() -> LlavaConfig:
             image_size=SIDE,
             patch_size=PATCH,
         ),
-        text_config=LlamaConfig(
+        text_config=decoder(
             vocab_size=VOCAB,
             hidden_size=HIDDEN,
             intermediate_size=48,
@@ -62,6 +63,7 @@ def config() -> LlavaConfig:
             bos_token_id=BOS,
             eos_token_id=EOS,
             initializer_range=0.25,
+            **settings,
         ),
         image_token_index=IMAGE_ID,
         eos_token_id=EOS,
@@ -69,10 +71,10 @@ def config() -> LlavaConfig:
     )
 
 
-def save_model(folder: Path, seed: int = 0) -> None:
+def save_model(folder: Path, shape: LlavaConfig | None = None) -> None:
     """Weights and configuration alone, as ``transformers`` writes them."""
-    torch.manual_seed(seed)
-    model = LlavaForConditionalGeneration(config()).eval()
+    torch.manual_seed(0)
+    model = LlavaForConditionalGeneration(shape or config()).eval()
     model.generation_config.eos_token_id = EOS
     model.save_pretrained(folder)
 

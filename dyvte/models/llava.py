@@ -21,7 +21,6 @@ from dyvte.flops import DecoderShape, VisionShape
 from dyvte.models.adapter import ModelAdapter
 from dyvte.prompt import Prompt
 
-
 DECODERS = ("llama", "mistral", "qwen2", "qwen3")
 TOWERS = ("clip_vision_model",)
 
@@ -34,9 +33,8 @@ class LlavaAdapter(ModelAdapter):
     def __init__(self, model: LlavaForConditionalGeneration, gates: GateBank | None = None) -> None:
         self.model = model
         core = model.model
-        _check_decoder(model.config.text_config)
         text, vision = model.config.text_config, model.config.vision_config
-        _check_parts(text.model_type, vision.model_type)
+        _check_parts(text, vision.model_type)
         self._layers = core.language_model.layers
         self._embedding = core.language_model.embed_tokens
         self._rotary = core.language_model.rotary_emb
@@ -44,7 +42,8 @@ class LlavaAdapter(ModelAdapter):
         self._tower = core.vision_tower
         self.dtype = model.dtype
         self.device = model.device
-        window = getattr(text, "sliding_window", None)  # inside it attention is full
+        # Our attention is full: inside a sliding window that is the same.
+        window = getattr(text, "sliding_window", None)
         self.max_positions = min(int(text.max_position_embeddings), window or sys.maxsize)
         self.eos_token_ids = frozenset(i for i in _eos(model) if i < text.vocab_size)
         self.decoder = DecoderShape(
@@ -135,31 +134,31 @@ class LlavaAdapter(ModelAdapter):
         return sum(p.numel() * p.element_size() for p in self.model.parameters())
 
 
-def _check_decoder(text: Any) -> None:
-    """Refuse decoders whose rows would depend on more than their own sequence's full past."""
-    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
-    if kinds != {"full_attention"} or getattr(text, "sliding_window", None):
-        raise ModelError(
-            f"the decoder's layers are {', '.join(sorted(kinds))} "
-            f"(sliding_window {getattr(text, 'sliding_window', None)}); only full attention is "
-            "supported"
-        )
-    rope = (getattr(text, "rope_parameters", None) or {}).get("rope_type", "default")
-    if rope in ("dynamic", "longrope"):
-        raise ModelError(f"rope_type {rope!r} changes with the longest row of a batch; unsupported")
-
-
 def _pixels(images: Mapping[str, Any]) -> Tensor:
     if "pixel_values" not in images:
         raise PromptError("images need pixel_values as the family's image processor returns them")
     return torch.as_tensor(images["pixel_values"])
 
 
-def _check_parts(decoder: str, tower: str) -> None:
-    """Others scale embeddings or logits outside their layers, or have no class token."""
-    for part, kind, known in (("decoder", decoder, DECODERS), ("vision tower", tower, TOWERS)):
+def _check_parts(text: Any, tower: str) -> None:
+    """Refuse decoders and towers whose answers our rows would get wrong. Raises ModelError.
+
+    Other decoders scale embeddings or logits outside their layers, other towers have no class
+    token; attention other than over the full past (or a window, see ``max_positions``) and rotary
+    embeddings that change with the longest row of a batch need more than packed rows.
+    """
+    for part, kind, known in (
+        ("decoder", text.model_type, DECODERS),
+        ("vision tower", tower, TOWERS),
+    ):
         if kind not in known:
             raise ModelError(f"LLaVA with a {kind!r} {part} is not supported ({', '.join(known)})")
+    odd = set(getattr(text, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    if odd:
+        raise ModelError(f"decoder layers of type {', '.join(sorted(odd))} are not supported")
+    rope = (getattr(text, "rope_parameters", None) or {}).get("rope_type", "default")
+    if rope in ("dynamic", "longrope"):
+        raise ModelError(f"rope_type {rope!r} changes with the longest row of a batch; unsupported")
 
 
 def _eos(model: LlavaForConditionalGeneration) -> frozenset[int]:

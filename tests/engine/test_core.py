@@ -69,7 +69,7 @@ def alone(tiny_model: dyvte.Model) -> Alone:
     return Alone(tiny_model)
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(several=st.lists(requests, min_size=2, max_size=7), limit=limits)
 def test_requests_that_join_midway_get_the_tokens_of_alone(
     several: list[Mapping[str, Any]],

@@ -7,6 +7,15 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import (
+    GraniteConfig,
+    LlamaConfig,
+    LlavaForConditionalGeneration,
+    MistralConfig,
+    Qwen2Config,
+    Qwen3Config,
+    SiglipVisionConfig,
+)
 
 import dyvte
 from dyvte import ExitOptions, ModelError, Prompt, PromptError, SamplingParams
@@ -89,3 +98,68 @@ def test_gates_of_another_width_are_refused(tiny_folder: Path) -> None:
     gates = Path(__file__).parents[1] / "golden/dyvte-llava/cases/gates_exit0.safetensors"
     with pytest.raises(ModelError, match="gates"):
         dyvte.load(tiny_folder, gates=gates)
+
+
+DECODERS = {
+    "grouped llama": (LlamaConfig, {}),
+    "wide heads": (LlamaConfig, {"head_dim": 16}),
+    "mistral": (MistralConfig, {"sliding_window": 30, "head_dim": 8}),
+    "qwen2, with biases": (Qwen2Config, {}),
+    "qwen3, with norms of queries": (Qwen3Config, {"head_dim": 8}),
+}
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_other_decoders_are_the_models_own_logits(name: str, tmp_path: Path) -> None:
+    decoder, settings = DECODERS[name]
+    tiny.save_model(tmp_path, tiny.config(decoder, **settings))
+    model = dyvte.load(tmp_path, device="cpu", dtype="float32")
+    reference = LlavaForConditionalGeneration.from_pretrained(
+        tmp_path, attn_implementation="eager"
+    ).eval()
+    result = tiny.alone(model, PROMPTS["one image"], sampling=GREEDY, exits=OFF)
+    inputs = tiny.native_inputs(PROMPTS["one image"])
+    with torch.no_grad():
+        expected = reference(**inputs).logits[0, -1]
+    assert result.logits is not None
+    torch.testing.assert_close(result.logits[0], expected, atol=5e-5, rtol=0)
+
+
+def test_rotary_embeddings_that_change_with_the_batch_are_refused(tmp_path: Path) -> None:
+    scaled = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    tiny.save_model(tmp_path, tiny.config(rope_parameters=scaled))
+    with pytest.raises(ModelError, match="dynamic"):
+        dyvte.load(tmp_path, device="cpu", dtype="float32")
+
+
+def test_a_sliding_window_is_the_longest_context(tmp_path: Path) -> None:
+    """Our attention is full; inside the window that is the same."""
+    tiny.save_model(tmp_path, tiny.config(MistralConfig, sliding_window=30, head_dim=8))
+    model = dyvte.load(tmp_path, device="cpu", dtype="float32")
+    assert model.adapter.max_positions == 30
+    with pytest.raises(PromptError, match="context is 30"):
+        dyvte.generate(model, tiny.prompt(0, images=3), GREEDY)
+
+
+@pytest.mark.parametrize(
+    ("part", "kind"), [("text_config", "granite"), ("vision_config", "siglip_vision_model")]
+)
+def test_parts_that_need_more_than_their_layers_are_refused(
+    part: str, kind: str, tmp_path: Path, tiny_folder: Path
+) -> None:
+    """Granite scales embeddings and logits outside its layers: right shapes, wrong answers."""
+    shape = tiny.config()
+    if part == "text_config":
+        shape = tiny.config(GraniteConfig)
+    else:
+        shape.vision_config = SiglipVisionConfig(
+            hidden_size=16,
+            intermediate_size=24,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            image_size=tiny.SIDE,
+            patch_size=tiny.PATCH,
+        )
+    tiny.save_model(tmp_path, shape)
+    with pytest.raises(ModelError, match=kind):
+        dyvte.load(tmp_path, device="cpu", dtype="float32")
