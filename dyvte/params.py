@@ -70,7 +70,9 @@ class SamplingParams:
             raise OptionError("top_p", "must be above 0 (use temperature 0 for greedy)")
         _at_least("top_k", self.top_k, 0)
         _between("min_p", self.min_p, 0.0, 1.0)
-        if self.seed is not None and (isinstance(self.seed, bool) or not isinstance(self.seed, int)):
+        if self.seed is not None and (
+            isinstance(self.seed, bool) or not isinstance(self.seed, int)
+        ):
             raise OptionError("seed", f"must be a whole number, not {self.seed!r}")
         _at_least("min_tokens", self.min_tokens, 0)
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
