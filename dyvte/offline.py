@@ -17,7 +17,7 @@ from dyvte.engine.events import EngineRequest
 from dyvte.engine.sequence import RequestState
 from dyvte.engine.sequence import Sequence as Choice
 from dyvte.engine.stats import RequestStats
-from dyvte.errors import EngineError
+from dyvte.errors import EngineError, OptionError
 from dyvte.flops import FlopsReport
 from dyvte.model import Model
 from dyvte.params import ExitOptions, FinishReason, SamplingParams
@@ -86,7 +86,7 @@ def _run(core: EngineCore) -> None:
 def _each(value: Any, count: int, name: str) -> list[Any]:
     if isinstance(value, Sequence) and not isinstance(value, str):
         if len(value) != count:
-            raise ValueError(f"{name}: {len(value)} given for {count} prompts")
+            raise OptionError(name, f"{len(value)} given for {count} prompts")
         return list(value)
     return list(itertools.repeat(value, count))
 

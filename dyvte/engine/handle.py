@@ -20,7 +20,7 @@ from dyvte.engine.build import EngineConfig, build_core
 from dyvte.engine.core import EngineCore
 from dyvte.engine.events import EngineRequest, ModelInfo, TokenEvent
 from dyvte.engine.output import Emission
-from dyvte.engine.stats import EngineSnapshot, Observer
+from dyvte.engine.stats import EngineSnapshot, Observer, RequestStats
 from dyvte.engine.stream import Outbox, Stream
 from dyvte.engine.warmup import warm_up
 from dyvte.errors import EngineStopped, QueueFull
@@ -171,8 +171,7 @@ class AsyncEngine:
                 self._obey(wait=not self.core.has_work)
                 if self._running and self.core.has_work:
                     self._deliver(self.core.step())
-                    for observer in self._observers:
-                        observer.on_step(self.core.last_step)
+                    self._tell(lambda observer: observer.on_step(self.core.last_step))
         except BaseException:
             log.exception("the engine thread died")
             self._died = True
@@ -224,10 +223,20 @@ class AsyncEngine:
                 stats = self.core.stats_of(outbox.state)
                 each[-1] = replace(each[-1], stats=stats)
                 self._forget(outbox)
-                for observer in self._observers:
-                    observer.on_finish(stats)
+                self._tell_finish(stats)
             if not outbox.put(each):
                 self._abort(outbox)  # the caller's loop is gone: nobody listens any more
+
+    def _tell_finish(self, stats: RequestStats) -> None:
+        self._tell(lambda observer: observer.on_finish(stats))
+
+    def _tell(self, say: Callable[[Observer], None]) -> None:
+        """An observer that raises is a fault of its own; the engine goes on."""
+        for observer in self._observers:
+            try:
+                say(observer)
+            except Exception:
+                log.exception("an observer raised")
 
     def _forget(self, outbox: Outbox) -> None:
         """Strike a request off the list, unless its id is another one's by now."""

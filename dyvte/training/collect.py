@@ -121,7 +121,7 @@ class _Run:
         cache = self._cache(max(rows.shape[0] for rows in hidden))
         parts = [
             (
-                Segment(-1 - index, rows.shape[0], layout.spans, prefill=True),
+                Segment(-1 - index, rows.shape[0], layout.leaving, prefill=True),
                 rows,
                 self.model.positions(layout, 0, rows.shape[0]),
             )

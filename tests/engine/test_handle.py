@@ -272,3 +272,18 @@ def test_info_says_what_is_loaded(tiny_model: dyvte.Model) -> None:
     assert info.policies == ("gate", "fixed", "off")
     assert info.default_exits.aggressiveness == 0.5
     assert set(info.presets) == {"off", "safe", "balanced", "aggressive"}
+
+
+async def test_an_observer_that_raises_costs_nobody_an_answer(tiny_model: dyvte.Model) -> None:
+    class Broken:
+        def on_step(self, step: StepStats) -> None:
+            raise RuntimeError("no")
+
+        def on_finish(self, stats: RequestStats) -> None:
+            raise RuntimeError("no")
+
+    async with running(tiny_model) as engine:
+        engine.observe(Broken())
+        events = await all_of(engine.submit(request("watched")))
+        assert events[-1].stats is not None
+        assert engine.alive
