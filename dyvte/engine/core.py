@@ -2,7 +2,8 @@
 
 Used as it is by offline generation and, behind a thread and queues, by the server. A step that
 raises is run again sequence by sequence, so that the request at fault fails alone and its batch
-mates get the tokens that they would have got without it.
+mates get the tokens that they would have got without it. Longer than most files: planning,
+running, rescue and ending all turn on the same few dictionaries.
 """
 
 from __future__ import annotations

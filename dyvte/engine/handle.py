@@ -19,6 +19,7 @@ from dataclasses import replace
 from dyvte.engine.build import EngineConfig, build_core
 from dyvte.engine.core import EngineCore
 from dyvte.engine.events import EngineRequest, ModelInfo, TokenEvent
+from dyvte.engine.info import describe
 from dyvte.engine.output import Emission
 from dyvte.engine.stats import EngineSnapshot, Observer, RequestStats
 from dyvte.engine.stream import Outbox, Stream
@@ -26,15 +27,13 @@ from dyvte.engine.warmup import warm_up
 from dyvte.errors import EngineStopped, QueueFull
 from dyvte.exits.policy import ExitPolicy, Gate
 from dyvte.exits.resolve import resolve
-from dyvte.model import Model, load
+from dyvte.model import load
 from dyvte.params import ExitOptions, SamplingParams
 from dyvte.prompt import Message, Prompt
 
 log = logging.getLogger("dyvte.engine")
 
 Command = Callable[[], None]
-# Aggressiveness behind the aliases of gates whose card names none.
-UNMEASURED = {"safe": 0.25, "balanced": 0.5, "aggressive": 0.75}
 
 
 class AsyncEngine:
@@ -255,50 +254,6 @@ class AsyncEngine:
                 self.core.abort(outbox.state)
             except Exception:
                 log.exception("request %s could not be aborted", outbox.request_id)
-
-
-def describe(model: Model, core: EngineCore) -> ModelInfo:
-    """What a loaded model offers, for whoever serves it."""
-    adapter, grants = model.adapter, model.grants
-    return ModelInfo(
-        family=adapter.family,
-        num_layers=adapter.decoder.num_layers,
-        vocab_size=adapter.decoder.vocab_size,
-        max_model_len=core.max_model_len,
-        dtype=str(adapter.dtype).removeprefix("torch."),
-        device=str(adapter.device),
-        attention=core.runner.attention.name,
-        policies=grants.policies,
-        default_exits=grants.default,
-        presets=_presets(model),
-        has_gates=bool(grants.gated_layers),
-        calibrated=False,
-        exits_hint=_hint(model),
-        strips_leading_space=bool(model.token_bytes and model.token_bytes.strips_leading_space),
-    )
-
-
-def _presets(model: Model) -> dict[str, ExitOptions]:
-    """Options behind the aliases: the gates' own card may say better than these."""
-    presets = {"off": ExitOptions(policy="off")}
-    if model.grants.gated_layers:
-        for name, aggressiveness in UNMEASURED.items():
-            presets[name] = ExitOptions(aggressiveness=aggressiveness)
-        card = model.gate_card.presets if model.gate_card else {}
-        presets |= {name: ExitOptions.of(options) for name, options in card.items()}
-    return presets
-
-
-def _hint(model: Model) -> str | None:
-    """What an operator should know about this model's exits, if anything."""
-    if not model.grants.gated_layers:
-        return "no gates: serve with --gates DIR (see docs/exits.md) or ask for policy fixed"
-    if model.gate_card is None or model.gate_card.calibration is None:
-        return (
-            "these gates carry no calibration: nobody measured how many answers an exit changes; "
-            "the default is the paper's rule, aggressiveness 0.5 (see docs/exits.md)"
-        )
-    return None
 
 
 def open_engine(

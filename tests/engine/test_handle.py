@@ -15,7 +15,8 @@ import dyvte
 from dyvte import ExitOptions, OptionError, PromptError, SamplingParams
 from dyvte.engine.build import EngineConfig, build_core
 from dyvte.engine.events import EngineRequest, TokenEvent
-from dyvte.engine.handle import AsyncEngine, describe
+from dyvte.engine.handle import AsyncEngine
+from dyvte.engine.info import describe
 from dyvte.engine.stats import RequestStats, StepStats
 from dyvte.errors import EngineStopped, QueueFull, RequestFailed
 from dyvte.params import FinishReason
