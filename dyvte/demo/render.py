@@ -24,6 +24,8 @@ PIXELS = 192
 PATCH = 16
 GRID = PIXELS // PATCH
 PRINT_ID = 7
+INK_CELLS = 64
+MASK_CELLS = 100
 PAD = 127
 _FONT_FILES = ("DejaVuSans.ttf", "DejaVuSans-Bold.ttf", "DejaVuSerif.ttf", "DejaVuSansMono.ttf")
 
@@ -52,7 +54,7 @@ class Camera:
 def _font(index: int, pixels: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     if index < len(_FONT_FILES):
         try:
-            import matplotlib  # noqa: PLC0415  (optional: more fonts for training)
+            import matplotlib
 
             folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
             return ImageFont.truetype(str(folder / _FONT_FILES[index]), pixels)
@@ -98,10 +100,11 @@ def _draw_thing(draw: ImageDraw.ImageDraw, thing: Thing, points: list[Point], un
 
 
 def _draw_print(draw: ImageDraw.ImageDraw, item: Print, scene: Scene, unit: float) -> None:
+    fill = item.rgb if draw.mode == "RGB" else 255
     width, height = scene.span
     spot = (item.x * width * unit, item.y * height * unit)
     font = _font(item.font, max(8, round(item.height * unit)))
-    draw.text(spot, item.shown, fill=item.rgb, font=font, anchor="mm")
+    draw.text(spot, item.shown, fill=fill, font=font, anchor="mm")
 
 
 def render(scene: Scene, camera: Camera, noise_seed: int = 0) -> Image.Image:
@@ -116,7 +119,9 @@ def render(scene: Scene, camera: Camera, noise_seed: int = 0) -> Image.Image:
         _draw_print(draw, scene.printed, scene, unit)
     if camera.gain != 1.0 or camera.offset:
         gain, offset = camera.gain, camera.offset
-        picture = picture.point([min(255, max(0, round(v * gain + offset))) for v in range(256)] * 3)
+        picture = picture.point(
+            [min(255, max(0, round(v * gain + offset))) for v in range(256)] * 3
+        )
     if camera.jpeg:
         buffer = io.BytesIO()
         picture.save(buffer, "JPEG", quality=camera.jpeg)
@@ -155,8 +160,64 @@ def patch_owners(scene: Scene) -> NDArray[np.uint8]:
         ImageDraw.Draw(mask).polygon([(x + left, y + top) for x, y in points], fill=1)
         cover[owner] = np.asarray(mask).reshape(GRID, fine, GRID, fine).mean((1, 3))
     cover[0] = 0.18
-    owners = cover.argmax(0).astype(np.uint8)
+    owners: NDArray[np.uint8] = cover.argmax(0).astype(np.uint8)
     for owner, _ in shapes:
         if cover[owner].any():
             owners.flat[int(cover[owner].argmax())] = owner
     return owners
+
+
+def ink(scene: Scene) -> NDArray[np.bool_]:
+    """[GRID * GRID, INK_CELLS]: which cells of each patch are drawn on, whatever the colour."""
+    fine = round(INK_CELLS**0.5)
+    side = GRID * fine
+    unit = side / max(scene.span)
+    canvas = Image.new("L", (round(scene.span[0] * unit), round(scene.span[1] * unit)))
+    draw = ImageDraw.Draw(canvas)
+    for thing in scene.things:
+        points = _polygon(thing, scene, unit)
+        if thing.outlined:
+            stroke = max(2, round(thing.extent * unit * (0.05 + 0.05 * thing.form)))
+            draw.line([*points, points[0], points[1]], fill=255, width=stroke)
+        else:
+            draw.polygon(points, fill=255)
+    if scene.printed is not None:
+        _draw_print(draw, scene.printed, scene, unit)
+    square = Image.new("L", (side, side))
+    square.paste(canvas, ((side - canvas.width) // 2, (side - canvas.height) // 2))
+    cells = np.asarray(square).reshape(GRID, fine, GRID, fine).transpose(0, 2, 1, 3) > 110
+    return cells.reshape(GRID * GRID, INK_CELLS)
+
+
+def frames(scene: Scene, owners: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """[GRID * GRID, 3]: from a patch to the middle of its object, and the object's extent.
+
+    In shares of the padded square; zero where there is no object.
+    """
+    table = np.zeros((PRINT_ID + 1, 3), dtype=np.float32)
+    longest = max(scene.span)
+    width, height = scene.span[0] / longest, scene.span[1] / longest
+    for i, thing in enumerate(scene.things):
+        x, y = (1 - width) / 2 + thing.x * width, (1 - height) / 2 + thing.y * height
+        table[i + 1] = x, y, thing.extent / longest
+    ys, xs = np.divmod(np.arange(GRID * GRID), GRID)
+    places = np.stack([(xs + 0.5) / GRID, (ys + 0.5) / GRID, np.zeros(GRID * GRID)], 1)
+    flat = owners.reshape(-1)
+    there = ((flat > 0) & (flat < PRINT_ID))[:, None]
+    return ((table[flat] - places) * there).astype(np.float32)
+
+
+def masks(scene: Scene) -> NDArray[np.float32]:
+    """[PRINT_ID + 1, MASK_CELLS]: coverage of each thing's outline in its own square frame."""
+    cells, fine = round(MASK_CELLS**0.5), 3
+    side = cells * fine
+    table = np.zeros((PRINT_ID + 1, MASK_CELLS), dtype=np.float32)
+    for i, thing in enumerate(scene.things):
+        points = turned(outline(thing.shape, thing.form), thing.angle)
+        mask = Image.new("L", (side, side))
+        ImageDraw.Draw(mask).polygon(
+            [((x + 1) * side / 2, (y + 1) * side / 2) for x, y in points], 1
+        )
+        covered = np.asarray(mask).reshape(cells, fine, cells, fine).mean((1, 3))
+        table[i + 1] = covered.reshape(-1)
+    return table

@@ -155,7 +155,11 @@ class _Layout:
         for _ in range(tries):
             x = rng.uniform(half_w + margin, width - half_w - margin)
             y = rng.uniform(half_h + margin, height - half_h - margin)
-            if self._vague(x / width) or self._vague(y / height) or self._hits(x, y, half_w, half_h):
+            if (
+                self._vague(x / width)
+                or self._vague(y / height)
+                or self._hits(x, y, half_w, half_h)
+            ):
                 continue
             self.boxes.append((x, y, half_w, half_h))
             return x / width, y / height

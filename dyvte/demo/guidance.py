@@ -1,0 +1,40 @@
+"""Teaching where to look: some heads' attention is led to the objects that a question is about.
+
+Owns the loss -log(attention mass on the patches of the right objects) for the rows that ask and
+answer. It shows the lookup in minutes that answers alone take hours to find, and it has the
+picture read in early layers, which is what a visual exit needs.
+Legend: L lanes of all pictures, H heads, T rows per lane, S keys, V visual rows, D head width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dyvte.demo.lanes import Lanes
+
+GUIDED_HEADS = 2
+_NEVER = -1e9
+
+
+class Guide:
+    """Watches one layer for one batch; `loss` and `mass` are there after `watch` was called."""
+
+    def __init__(self, lanes: Lanes, owners_BV: Tensor) -> None:
+        looks = lanes.looks
+        wanted = (looks[..., None] >> owners_BV[:, None, None, :]) & 1
+        self.wanted_LTV = wanted.bool().flatten(0, 1)
+        self.guided_LT = (looks > 0).flatten(0, 1)
+        self.loss = torch.zeros(())
+        self.mass = 0.0
+
+    def watch(self, q_LHTD: Tensor, k_LHSD: Tensor, mask_L1TS: Tensor, start: int) -> None:
+        """Take the loss from a layer's queries and keys; visual keys begin at `start`."""
+        q, k = q_LHTD[:, :GUIDED_HEADS], k_LHSD[:, :GUIDED_HEADS]
+        scores = (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(~mask_L1TS, _NEVER)
+        visual = scores[..., start : start + self.wanted_LTV.shape[2]]
+        right = visual.masked_fill(~self.wanted_LTV[:, None], _NEVER).logsumexp(-1)
+        log_mass = (right - scores.logsumexp(-1)).clamp(min=-20)
+        chosen = log_mass.transpose(1, 2)[self.guided_LT]
+        self.loss = -chosen.mean()
+        self.mass = float(chosen.detach().exp().mean())
