@@ -1,8 +1,9 @@
-"""Teaching where to look: some heads' attention is led to the objects that a question is about.
+"""Teaching where to look: some heads' attention is led to what a question is about.
 
 Owns the loss -log(attention mass on the patches of the right objects) for the rows that ask and
 answer. It shows the lookup in minutes that answers alone take hours to find, and it has the
-picture read in early layers, which is what a visual exit needs.
+picture read in early layers, which is what a visual exit needs. For comparisons, two further
+heads of later layers are led from the answer back to the words that name the two objects.
 Legend: L lanes of all pictures, H heads, T rows per lane, S keys, V visual rows, D head width.
 """
 
@@ -38,3 +39,27 @@ class Guide:
         chosen = log_mass.transpose(1, 2)[self.guided_LT]
         self.loss = -chosen.mean()
         self.mass = float(chosen.detach().exp().mean())
+
+
+class PairGuide:
+    """Leads two more heads to the rows that name the first and the second object."""
+
+    def __init__(self, lanes: Lanes) -> None:
+        self.pairs_LT2 = lanes.pairs.flatten(0, 1)
+        self.loss = torch.zeros(())
+        self.mass = 0.0
+
+    def watch(self, q_LHTD: Tensor, k_LHSD: Tensor, mask_L1TS: Tensor, start: int) -> None:
+        """Take the loss from a layer's queries and keys; lane keys are the last T."""
+        del start
+        lane, row = (self.pairs_LT2[..., 0] >= 0).nonzero(as_tuple=True)
+        if not len(lane):
+            return
+        text = k_LHSD.shape[2] - q_LHTD.shape[2]
+        heads = slice(GUIDED_HEADS, GUIDED_HEADS + 2)
+        q, k = q_LHTD[:, heads], k_LHSD[:, heads]
+        scores = (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(~mask_L1TS, _NEVER)
+        wanted = self.pairs_LT2[lane, row] + text
+        log_mass = scores[lane, :, row].log_softmax(-1).gather(-1, wanted[..., None])
+        self.loss = -log_mass.clamp(min=-20).mean()
+        self.mass = float(log_mass.detach().exp().mean())

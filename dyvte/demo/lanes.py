@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerFast
 from dyvte.demo.bank import Bank
 from dyvte.demo.model import VISUAL_ROWS
 from dyvte.demo.naming import labels_of
+from dyvte.demo.places import ground_of
 from dyvte.demo.question import Question
 from dyvte.demo.questions import ask, without_picture
 from dyvte.demo.render import frames, ink, masks
@@ -33,11 +34,16 @@ IGNORE = -100
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One text row: its token, the token it must predict, and owners to look at (bit set)."""
+    """One text row: its token, the token it must predict, and owners to look at (bit set).
+
+    `pair` are the rows of the question, counted from its first, that name the two objects of a
+    comparison; -1 where there are none to look back at.
+    """
 
     token: int
     target: int
     look: int
+    pair: tuple[int, int] = (-1, -1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +53,7 @@ class Pictures:
     pixels: Tensor  # uint8 [B, H, W, 3]
     labels: Tensor  # int64 [B * V, names]
     figures: Figures
+    ground: Tensor  # int64 [B, 2]: colour and tone
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +64,7 @@ class Lanes:
     tokens: Tensor  # int64 [B, G, T]
     targets: Tensor  # int64 [B, G, T]
     looks: Tensor  # int64 [B, G, T]
+    pairs: Tensor  # int64 [B, G, T, 2]: rows of the lane
     segment: Tensor  # int64 [B, G, T]
     positions: Tensor  # int64 [B, G, T]
     blind: Tensor  # bool [B, G, T]
@@ -103,8 +111,10 @@ def turn_rows(tokenizer: PreTrainedTokenizerFast, question: Question) -> list[Ro
             looks.append(0)
     targets = [*tokens[1:], EOS]
     answer_from = len(head) - 1
+    named = [i for i, look in enumerate(looks[: len(head) - 2]) if look]
+    pair = (named[0], named[-1]) if question.kind == "relation" and len(named) == 2 else (-1, -1)
     return [
-        Row(token, targets[i] if i >= answer_from else IGNORE, looks[i])
+        Row(token, targets[i], looks[i], pair) if i >= answer_from else Row(token, IGNORE, looks[i])
         for i, token in enumerate(tokens)
     ]
 
@@ -126,6 +136,7 @@ class Packer:
         self.tokens = np.full(shape, PAD, dtype=np.int64)
         self.targets = np.full(shape, IGNORE, dtype=np.int64)
         self.looks = np.zeros(shape, dtype=np.int64)
+        self.pairs = np.full((*shape, 2), -1, dtype=np.int64)
         self.positions = np.zeros(shape, dtype=np.int64)
         self.segment = np.full(shape, -1, dtype=np.int64)
         self.blind = np.zeros(shape, dtype=np.bool_)
@@ -146,6 +157,7 @@ class Packer:
         self.tokens[span] = [r.token for r in rows]
         self.targets[span] = [r.target for r in rows]
         self.looks[span] = [r.look for r in rows]
+        self.pairs[span] = [[p + start if p >= 0 else -1 for p in r.pair] for r in rows]
         self.segment[span], self.blind[span] = number, not question.needs_picture
         first = len(self.prefix) - (0 if question.needs_picture else VISUAL_ROWS)
         self.positions[span] = np.arange(first, first + len(rows))
@@ -161,6 +173,7 @@ class Packer:
             tokens=torch.from_numpy(self.tokens),
             targets=torch.from_numpy(self.targets),
             looks=torch.from_numpy(self.looks),
+            pairs=torch.from_numpy(self.pairs),
             segment=torch.from_numpy(self.segment),
             positions=torch.from_numpy(self.positions),
             blind=torch.from_numpy(self.blind),
@@ -188,7 +201,9 @@ class Draws:
             torch.from_numpy(np.stack([masks(scene) for scene in scenes])),
         )
         pixels = torch.from_numpy(self.bank.pictures[rows])
-        return scenes, Pictures(pixels, torch.from_numpy(np.concatenate(labels)), figures)
+        ground = torch.tensor([ground_of(scene) for scene in scenes])
+        names = torch.from_numpy(np.concatenate(labels))
+        return scenes, Pictures(pixels, names, figures, ground)
 
     def questions(self, step: int, scenes: list[Scene], lanes: int, mix: dict[str, float]) -> Lanes:
         """As many fresh questions about the scenes as the lanes hold."""

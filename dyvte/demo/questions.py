@@ -54,21 +54,21 @@ def _size(scene: Scene, rng: random.Random) -> Question | None:
 
 
 def _count(scene: Scene, rng: random.Random) -> Question | None:
-    query = Query()
+    query: Query | None = Query()
     roll = rng.random()
     if roll > 0.3 and scene.things:
-        thing = rng.choice(scene.things)
-        if rng.random() < 0.4:
-            # The most repeated name of the scene: high counts would else be rare.
-            thing = max(scene.things, key=lambda t: len(Query(shape=t.shape).found(scene)))
-        query = rng.choice(
-            (
-                *(Query(shape=thing.shape), Query(shape=thing.shape), Query(color=thing.color)),
-                *(Query(color=thing.color), Query(thing.shape, thing.color)),
-            )
-        )
-        if rng.random() < 0.15:
-            query = missing(scene, rng, "") or query
+        ways = [
+            way
+            for t in scene.things
+            for way in (Query(shape=t.shape), Query(color=t.color), Query(t.shape, t.color))
+        ]
+        # Names that occur more often weigh more: high counts would else be rare.
+        weights = [len(way.found(scene)) ** 1.5 for way in ways]
+        query = rng.choices(ways, weights)[0]
+    if roll > 0.87:
+        query = missing(scene, rng, "")
+    if query is None:
+        return None
     found = query.found(scene)
     text = fill(say.COUNT, rng, r=query.words(rng, plural=True))
     return short("count", text, str(len(found)), (owner_of(scene, t) for t in found))

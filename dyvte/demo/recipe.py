@@ -20,11 +20,12 @@ from transformers import PreTrainedTokenizerFast
 from dyvte.demo import checkpoint, replicas
 from dyvte.demo.bank import open_bank
 from dyvte.demo.checkpoint import Progress
-from dyvte.demo.guidance import Guide
+from dyvte.demo.guidance import Guide, PairGuide
 from dyvte.demo.lanes import IGNORE, Draws, Lanes, Pictures
 from dyvte.demo.model import WIDTH, build, export
 from dyvte.demo.muon import Muon, split_parameters
 from dyvte.demo.naming import FACTORS, Naming
+from dyvte.demo.places import Places
 from dyvte.demo.replicas import average_gradients
 from dyvte.demo.sight import Sight
 from dyvte.demo.stages import STAGES, Stage
@@ -36,6 +37,7 @@ PICTURES = 40_000
 SAVE_EVERY_S = 120.0
 LOG_EVERY = 20
 GUIDED_LAYERS = (2, 3)
+PAIRED_LAYERS = (4, 5)
 # Mostly the earliest layers that can do without the picture: they have the most to learn from it.
 EXIT_LAYERS = (4, 4, 4, 5, 5, 5, 6, 6, 7, 8, 9, 10)
 NAMES = ("color", "shape", "size", "row", "column", "word", "tens", "units")
@@ -70,6 +72,12 @@ def _tokenizer(folder: Path, keep: bool) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
+def _guides(lanes: Lanes, seen: Pictures) -> dict[int, Guide | PairGuide]:
+    """What watches which layer; all of them are below the first exit or look at text alone."""
+    guides: dict[int, Guide | PairGuide] = {i: PairGuide(lanes) for i in PAIRED_LAYERS}
+    return guides | {i: Guide(lanes, seen.figures.owners) for i in GUIDED_LAYERS}
+
+
 class Trainer:
     """The model, its helpers and its optimizer, in one of `world` equal processes."""
 
@@ -79,7 +87,12 @@ class Trainer:
         self.model = build(len(self.tokenizer), SEED)
         self.naming = Naming(WIDTH, [word_ids(self.tokenizer, names) for names in FACTORS])
         self.sight = Sight(self.model.config.vision_config.hidden_size)
-        helpers = nn.ModuleList([self.naming, self.sight])
+        self.places = Places(WIDTH)
+        helpers = nn.ModuleList([self.naming, self.sight, self.places])
+        self.modules: dict[str, nn.Module] = {
+            **{"model": self.model, "naming": self.naming},
+            **{"sight": self.sight, "places": self.places},
+        }
         pairs = zip(split_parameters(self.model), split_parameters(helpers), strict=True)
         groups = [a + b for a, b in pairs]
         self.parameters = [p for group in groups for p in group]
@@ -94,15 +107,13 @@ class Trainer:
     def save(self, stage: Stage, step: int, name: str = "state.pt") -> None:
         if self.rank:
             return
-        modules = {"model": self.model, "naming": self.naming, "sight": self.sight}
         progress = Progress(stage.name, step)
-        checkpoint.save(self.out / name, progress, modules, self.optimizer.state_dict())
+        checkpoint.save(self.out / name, progress, self.modules, self.optimizer.state_dict())
 
     def load(self) -> Progress | None:
         if not self.state_path.exists():
             return None
-        modules = {"model": self.model, "naming": self.naming, "sight": self.sight}
-        progress, optimizer = checkpoint.load(self.state_path, modules)
+        progress, optimizer = checkpoint.load(self.state_path, self.modules)
         if optimizer is not None:
             self.optimizer.load_state_dict(optimizer)
         return progress
@@ -127,6 +138,7 @@ class Trainer:
                 self.tally.add(f"p:{name}", hit)
         for name, value in self.sight.seen.items():
             self.tally.add(f"p:{name}", value)
+        loss = loss + self.places(rows, seen.figures, seen.ground)
         return rows, loss + 3.0 * self.sight.loss
 
     def answer(self, stage: Stage, step: int) -> Tensor:
@@ -135,9 +147,7 @@ class Trainer:
         scenes, seen = self.draws.pictures(number, stage.pictures)
         lanes = self.draws.questions(number, scenes, stage.lanes, stage.mix)
         rows, seen_loss = self.look(seen, stage.sight)
-        guides = (
-            {i: Guide(lanes, seen.figures.owners) for i in GUIDED_LAYERS} if stage.guidance else {}
-        )
+        guides = _guides(lanes, seen) if stage.guidance else {}
         exit_layer = None
         rng = random.Random(step * 31 + 7)
         if rng.random() < stage.exits:
@@ -146,9 +156,8 @@ class Trainer:
         loss = self._answers(states, lanes, "" if exit_layer is None else "x:")
         loss = loss + stage.naming * seen_loss
         for i, guide in guides.items():
-            if exit_layer is None or i <= exit_layer:
-                loss = loss + stage.guidance * guide.loss
-                self.tally.add(f"g:{i}", guide.mass)
+            loss = loss + stage.guidance * guide.loss
+            self.tally.add(f"g:{i}", guide.mass)
         return loss
 
     def _answers(self, states: Tensor, lanes: Lanes, prefix: str) -> Tensor:

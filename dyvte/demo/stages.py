@@ -45,8 +45,8 @@ class Stage:
 
 
 _HARD = MIX | {
-    **{"shape": 5.0, "count": 4.0, "relation": 3.0, "neighbor": 1.5, "describe": 1.0},
-    **{"background": 1.6},
+    **{"shape": 5.0, "count": 4.0, "relation": 4.0, "neighbor": 1.5, "describe": 1.0},
+    **{"background": 2.0},
 }
 STAGES = (
     Stage("see", steps=1500, rate=4e-3, pictures=10, depth=0, sight=True),
@@ -66,7 +66,7 @@ STAGES = (
     ),
     Stage(
         "exits",
-        steps=320,
+        steps=380,
         rate=1.7e-3,
         warmup=1,
         decay=1.0,
@@ -74,9 +74,10 @@ STAGES = (
         pictures=10,
         lanes=2,
         depth=12,
-        guidance=0.1,
-        naming=0.5,
-        exits=0.7,
+        guidance=0.3,
+        naming=0.6,
+        sight=True,
+        exits=0.65,
         mix=_HARD,
     ),
 )

@@ -9,13 +9,15 @@ D head width, V visual rows.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import LlavaForConditionalGeneration
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-from dyvte.demo.guidance import Guide
+from dyvte.demo.guidance import Guide, PairGuide
 from dyvte.demo.lanes import IGNORE, Lanes
 from dyvte.demo.model import HEADS, VISUAL_ROWS
 from dyvte.demo.sight import Sight
@@ -106,7 +108,9 @@ class _Rows:
         return torch.cat([shared.flatten(0, 1), self.in_lanes(x_BHND[:, :, self.prefix :])], 2)
 
 
-def _layer(layer: LlamaDecoderLayer, rows: _Rows, last: bool, guide: Guide | None) -> None:
+def _layer(
+    layer: LlamaDecoderLayer, rows: _Rows, last: bool, guide: Guide | PairGuide | None
+) -> None:
     """One decoder layer; the last one leaves the prefix rows as they are, nobody reads them."""
     b, n, width = rows.x.shape
     p = rows.prefix
@@ -141,7 +145,7 @@ def text_states(
     lanes: Lanes,
     depth: int,
     exit_layer: int | None = None,
-    guides: dict[int, Guide] | None = None,
+    guides: Mapping[int, Guide | PairGuide] | None = None,
 ) -> Tensor:
     """[B, G, T, W]: normed states of the text rows after the first `depth` layers."""
     rows = _Rows(model, visual_BVW, lanes)
