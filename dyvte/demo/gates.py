@@ -16,12 +16,16 @@ from torch import Tensor
 
 from dyvte.demo.dataset import samples
 from dyvte.exits.files import GateCard, write_gates
+from dyvte.exits.gate import GateBank
 from dyvte.model import Model, load
 from dyvte.training.collect import Example, collect
 from dyvte.training.fit import Fit, FitConfig, fit
 
 INNER = 256
 EXAMPLES = 6_000
+# Before this layer nearly every answer still changes, and the paper's label is right by luck on
+# questions of yes or no: gates there cost four points of accuracy at aggressiveness 0.5.
+FIRST_GATE = 3
 
 
 def train_gates(
@@ -31,14 +35,23 @@ def train_gates(
     model = load(model_dir, device="cpu", dtype="float32")
     status, label = collect_demo(model, examples, seed)
     result = fit(status, label, FitConfig(inner=INNER, lr=1e-3, epochs=30, seed=seed))
+    gates = from_layer(result.gates, FIRST_GATE)
     card = GateCard(
         hidden_size=model.adapter.decoder.hidden_size,
         num_layers=model.adapter.decoder.num_layers,
-        layers=tuple(sorted(result.gates.layers)),
+        layers=tuple(sorted(gates.layers)),
         trained_on=f"{examples} questions about unseen demo pictures, paper labels, seed {seed}",
     )
-    write_gates(out or Path(model_dir) / "gates", result.gates, card)
+    write_gates(out or Path(model_dir) / "gates", gates, card)
     return result
+
+
+def from_layer(bank: GateBank, first: int) -> GateBank:
+    """Only the gates of layer ``first`` and above."""
+    layers = [layer for layer in sorted(bank.layers) if layer >= first]
+    return GateBank(
+        {layer: bank.w1[layer] for layer in layers}, {layer: bank.w2[layer] for layer in layers}
+    )
 
 
 def collect_demo(model: Model, examples: int, seed: int) -> tuple[Tensor, Tensor]:

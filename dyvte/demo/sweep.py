@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from rich.progress import Progress
@@ -144,7 +144,11 @@ def histogram(rows: Sequence[Row], num_layers: int) -> str:
 
 def as_json(rows: Sequence[Row]) -> str:
     """Every count, with the two ratios."""
-    found = [
-        asdict(row) | {"accuracy": row.accuracy, "prefill_saved": row.prefill_saved} for row in rows
-    ]
+    found = []
+    for row in rows:
+        counts = {
+            each.name: dict(value) if isinstance(value, Counter) else value
+            for each, value in ((each, getattr(row, each.name)) for each in fields(row))
+        }
+        found.append(counts | {"accuracy": row.accuracy, "prefill_saved": row.prefill_saved})
     return json.dumps(found, indent=1)
