@@ -29,6 +29,11 @@ class KVCache(ABC):
         self.dtype = dtype
         self._lengths: dict[int, list[int]] = {}
 
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row's key and value in one layer."""
+        return 2 * self.heads * self.head_dim * self.dtype.itemsize
+
     def lengths(self, seq: int) -> list[int]:
         """Rows held in each layer (a copy)."""
         return list(self._lengths.get(seq) or [0] * self.ledger.num_layers)

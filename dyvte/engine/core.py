@@ -133,12 +133,11 @@ class EngineCore:
         for seq in list(scheduler.running):
             rows = cache.lengths(seq)
             saved += sum(max(rows, default=0) - held for held in rows)
-        row_bytes = 2 * cache.heads * cache.head_dim * cache.dtype.itemsize
         return EngineSnapshot(
             running=len(scheduler.running) + len(scheduler.group),
             waiting=len(scheduler.waiting),
             kv_usage=scheduler.ledger.usage,
-            kv_bytes_saved=saved * row_bytes,
+            kv_bytes_saved=saved * cache.row_bytes,
         )
 
     def _admitted(self, plan: Plan, failed: list[Emission]) -> float:

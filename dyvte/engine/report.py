@@ -15,7 +15,6 @@ def request_stats(model: ModelAdapter, cache: KVCache, state: RequestState) -> R
     """Everything that is told about a request: FLOPs, KV bytes, exit, times."""
     trace = state.trace or SequenceTrace()
     policy = state.policy
-    row_bytes = 2 * cache.heads * cache.head_dim * cache.dtype.itemsize
     gate = policy if isinstance(policy, Gate) else None
     return RequestStats(
         policy=policy.name,
@@ -30,8 +29,8 @@ def request_stats(model: ModelAdapter, cache: KVCache, state: RequestState) -> R
         min_layer=gate.min_layer if gate else None,
         max_layer=gate.max_layer if gate else None,
         exit_layer=trace.exit_layer,
-        kv_bytes=state.kv_rows_held * row_bytes,
-        kv_bytes_saved=(state.kv_rows_full - state.kv_rows_held) * row_bytes,
+        kv_bytes=state.kv_rows_held * cache.row_bytes,
+        kv_bytes_saved=(state.kv_rows_full - state.kv_rows_held) * cache.row_bytes,
         tokens_per_layer=tuple(trace.tokens_per_layer),
         kv_tokens_per_layer=state.kv_after_prefill,
         gate_logits=tuple((reading.keep, reading.exit) for reading in trace.readings),
