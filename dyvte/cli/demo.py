@@ -1,4 +1,4 @@
-"""`dyvte demo train|evaluate|sweep`: makes the embedded model again, or measures it."""
+"""`dyvte demo …`: makes the embedded model again, measures it, writes data for it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ usage: dyvte demo COMMAND …
 
   train      train the embedded model from nothing; the same command goes on where it stopped
   evaluate   answer unseen pictures with it, per kind of question and forced exit layer
-  sweep      accuracy and FLOPs of its gates at several values of aggressiveness"""
+  sweep      accuracy and FLOPs of its gates at several values of aggressiveness
+  render     write drawn pictures with questions, as data for the other commands"""
 
 
 def run(argv: Sequence[str]) -> int:
-    """Train or measure."""
+    """Train, measure or draw."""
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE)
         return 0
@@ -28,6 +29,7 @@ def run(argv: Sequence[str]) -> int:
         "train": _train,
         "evaluate": _evaluate,
         "sweep": _sweep,
+        "render": _render,
     }
     name, *rest = argv
     if name not in commands:
@@ -109,6 +111,29 @@ def _sweep(argv: Sequence[str]) -> int:
     layers = 1 + max(layer for row in rows for layer in row.exits)
     print(f"{as_markdown(rows)}\n\n{histogram(rows, layers)}")
     _write(args.json, ["sweep", *argv], json.loads(as_json(rows)))
+    return 0
+
+
+def _render(argv: Sequence[str]) -> int:
+    parser = Parser(
+        "dyvte demo render",
+        "Draw pictures with questions: PNG files and a JSONL of chat messages with answers, for "
+        "--data of the other commands. The same numbers give the same files everywhere.",
+    )
+    add = parser.add_argument
+    add("--split", required=True, help="train, gates, calibration or test; they share no picture")
+    add("--count", type=whole(1), required=True, metavar="N", help="pictures")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
+    add("--skip", type=whole(0), default=0, metavar="N", help="leave out the split's first ones")
+    add("--questions", type=whole(1), default=1, metavar="K", help="rows to each picture")
+    add("--turns", type=whole(1), default=1, metavar="T", help="questions to each row's chat")
+    add("--shift", metavar="KIND", help="pictures unlike training's: background or size")
+    args = parser.read(argv)
+
+    from dyvte.demo.export import Export, write
+
+    export = Export(args.split, args.count, args.skip, args.questions, args.turns, args.shift)
+    print(write(export, args.out))
     return 0
 
 
