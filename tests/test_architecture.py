@@ -25,7 +25,7 @@ MAX_LINES = 400
 NAMELESS = {"utils", "util", "common", "helpers", "helper", "misc"}
 
 # Rooms of the library that stand on the core. The core stands on none of them.
-CORE_USERS = ("training", "evaluation", "analysis", "demo", "cli", "bench")
+CORE_USERS = ("data", "training", "evaluation", "analysis", "demo", "cli", "bench")
 WEB = {"fastapi", "starlette", "uvicorn", "pydantic", "pydantic_settings", "prometheus_client"}
 TORCH = {"torch", "transformers", "safetensors"}
 WITHOUT_TORCH = (

@@ -1,0 +1,69 @@
+"""Pictures of a data file, named when the file is read and opened when they are needed.
+
+A picture is a path or a data URL; nothing is fetched from a network.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+
+class PictureError(ValueError):
+    """A picture that is not there or cannot be decoded: says which and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A file (``path``) or the bytes behind a data URL (``encoded``, base64); one of the two."""
+
+    path: Path | None = None
+    encoded: str | None = field(default=None, repr=False)
+
+    @property
+    def name(self) -> str:
+        """What an error calls it."""
+        return str(self.path) if self.path is not None else "the data URL"
+
+    def open(self) -> Image.Image:
+        """Decode: upright, opaque (on white), RGB, first frame. Raises PictureError."""
+        try:
+            with Image.open(self.path or io.BytesIO(self._bytes())) as opened:
+                return _opaque(ImageOps.exif_transpose(opened))
+        except Image.DecompressionBombError:
+            raise PictureError(f"image {self.name} has too many pixels") from None
+        except (OSError, SyntaxError, ValueError) as error:
+            # Pillow raises all three for broken files, depending on where the damage is.
+            raise PictureError(f"image {self.name} cannot be decoded") from error
+
+    def _bytes(self) -> bytes:
+        assert self.encoded is not None, "a picture has a path or bytes"
+        return base64.b64decode(self.encoded, validate=True)
+
+
+def picture_of(url: str, folder: Path) -> Picture:
+    """A path relative to ``folder``, a ``file://`` URL or a data URL. Raises PictureError."""
+    if url.startswith("data:"):
+        head, comma, encoded = url.partition(",")
+        if not comma or not head.endswith(";base64"):
+            raise PictureError("a data URL must be data:image/…;base64,…")
+        return Picture(encoded=encoded)
+    if url.startswith(("http://", "https://")):
+        raise PictureError("http images are not fetched: give a path or a data URL")
+    path = folder / url.removeprefix("file://")
+    if not path.is_file():
+        raise PictureError(f"image {path} not found")
+    return Picture(path=path)
+
+
+def _opaque(picture: Image.Image) -> Image.Image:
+    """On white: what is fully transparent often carries black behind it."""
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    layer = picture.convert("RGBA")
+    white = Image.new("RGBA", layer.size, "white")
+    return Image.alpha_composite(white, layer).convert("RGB")
