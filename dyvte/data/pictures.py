@@ -6,6 +6,7 @@ A picture is a path or a data URL; nothing is fetched from a network.
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,13 @@ class Picture:
     def name(self) -> str:
         """What an error calls it."""
         return str(self.path) if self.path is not None else "the data URL"
+
+    @property
+    def key(self) -> str:
+        """The same for the same path, or for the same bytes in data URLs."""
+        if self.encoded is None:
+            return str(self.path)
+        return hashlib.blake2b(self.encoded.encode(), digest_size=16).hexdigest()
 
     def open(self) -> Image.Image:
         """Decode: upright, opaque (on white), RGB, first frame. Raises PictureError."""

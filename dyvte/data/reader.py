@@ -7,6 +7,7 @@ JSON array or on a line of its own. A row that is neither, or is broken, goes to
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +37,17 @@ def read_samples(
 
 
 def _samples(file: Path, folder: Path, skips: Skips) -> Iterator[Sample]:
-    for group, (line, row) in enumerate(read_rows(file, skips)):
+    groups: dict[str, int] = {}
+    for number, (line, row) in enumerate(read_rows(file, skips)):
         try:
-            yield from _row(row, line, group, folder)
+            samples = _row(row, line, number, folder)
         except (DataError, PictureError) as error:
             skips.add(line, str(error))
+            continue
+        for sample in samples:
+            shown = sample.pictures
+            group = groups.setdefault(shown[0].key, sample.group) if shown else sample.group
+            yield replace(sample, group=group)
 
 
 def _row(row: Any, line: int, group: int, folder: Path) -> list[Sample]:

@@ -25,8 +25,8 @@ class Sample:
     ``messages`` end with the user's turn; the ``image`` of an image part is a ``Picture`` until
     ``load`` opens it. ``answer`` is the given answer, ``answers`` all accepted ones (``answer``
     alone where there are no others), ``choices`` the options of a multiple choice. ``kind`` is a
-    free label ("" if none). ``line`` counts from 1; ``group`` is the row of the file, from 0:
-    samples of one row share pictures and must not be torn apart by a split.
+    free label ("" if none). ``line`` counts from 1; ``group`` is the row of the file, from 0, that
+    was the first to show the sample's first picture: a split must not tear a group apart.
     """
 
     id: str

@@ -206,3 +206,9 @@ def test_a_sample_without_pictures_is_a_sample(folder: Path) -> None:
     assert isinstance(sample, Sample)
     assert sample.pictures == []
     assert sample.load() == [{"role": "user", "content": "hello"}]
+
+
+def test_rows_that_show_the_same_picture_are_one_group(folder: Path) -> None:
+    rows = [{"messages": [user("q", *shown)]} for shown in (["red.png"], ["blue.png"], ["red.png"])]
+    read = list(read_samples(lines(folder, *rows, {"messages": [user("q")]})))
+    assert [sample.group for sample in read] == [0, 1, 0, 3]
