@@ -37,6 +37,8 @@ def open_engine(settings: Settings) -> Engine:
         max_num_seqs=settings.max_num_seqs,
         max_waiting=settings.max_waiting,
         kv_cache_memory=settings.kv_cache_memory,
+        shadow_share=settings.shadow_share,
+        shadow_seed=settings.shadow_seed,
     )
 
 

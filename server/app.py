@@ -23,6 +23,7 @@ from starlette.responses import Response
 from server.api.chat import Chat
 from server.api.context import RequestContext
 from server.api.errors import ApiError, bad_request, of_status
+from server.api.exits import server_default
 from server.api.guard import OPEN, BodyGuard, KeyGuard
 from server.api.models import ModelCard, ModelList
 from server.api.openapi import CHAT, answer, chat_responses, errors, install_schema
@@ -58,7 +59,12 @@ def create_app(
     lifecycle = Lifecycle(
         settings,
         open_engine,
-        on_ready=lambda engine: metrics.bind(engine, version()),
+        on_ready=lambda engine: metrics.bind(
+            engine,
+            version(),
+            settings.shadow_share,
+            server_default(engine.info, settings).max_risk,
+        ),
         on_refusal=metrics.refusal,
         on_failure=on_failure,
     )

@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from dyvte.engine.events import Engine
-from dyvte.engine.stats import EngineSnapshot, ExitOutcome, RequestStats, StepStats
+from dyvte.engine.stats import EngineSnapshot, ExitOutcome, RequestStats, ShadowStats, StepStats
 from dyvte.flops import FlopsReport
+from server.shadow_metrics import ShadowMetrics
 
 PHASES = ("vision", "prefill", "decode", "head", "gates")
 CACHES = ("image", "prefix")
@@ -37,10 +38,12 @@ class EngineMetrics:
         engine: Engine,
         policies: Sequence[str],
         version: str,
+        shadows: ShadowMetrics,
     ) -> None:
         self._registry = registry
         self._model = model_name
         self._policies = tuple(policies)
+        self._shadows = shadows
         self._gauges(engine)
         self._build_info(engine, version)
         self._make_counters()
@@ -62,6 +65,10 @@ class EngineMetrics:
             self._exit_layer.labels(self._model, stats.policy).observe(stats.exit_layer)
         if stats.aggressiveness is not None:
             self._aggressiveness.observe(stats.aggressiveness)
+
+    def on_shadow(self, shadow: ShadowStats) -> None:
+        """One answer, once more without its exit."""
+        self._shadows.count(shadow)
 
     def _count_tokens(self, stats: RequestStats) -> None:
         self._prompt_tokens.inc(stats.prompt_tokens)
@@ -129,7 +136,6 @@ class EngineMetrics:
         self._generation_tokens = self._plain("dyvte_generation_tokens", "Tokens generated.")
         self._visual_tokens = self._plain("dyvte_visual_tokens", "Visual tokens of prompts.")
         self._gate_seconds = self._plain("dyvte_gate_seconds", "Seconds spent asking gates.")
-        self._plain("dyvte_shadow_flops", "FLOPs of shadow runs.")
         self._flops = self._counter(
             "dyvte_flops", "FLOPs executed.", phase=PHASES, policy=self._policies
         )

@@ -15,6 +15,7 @@ from dyvte.engine.events import Engine
 from dyvte.params import FinishReason
 from server.engine_metrics import EngineMetrics
 from server.images import ImageFault
+from server.shadow_metrics import ShadowMetrics
 
 ENDPOINTS = (
     "/v1/chat/completions",
@@ -79,9 +80,16 @@ class ServerMetrics:
         self._ttft: Histogram | None = None
         self._duration: Histogram | None = None
 
-    def bind(self, engine: Engine, version: str) -> None:
+    def bind(
+        self,
+        engine: Engine,
+        version: str,
+        shadow_share: float = 0.0,
+        promised_risk: float | None = None,
+    ) -> None:
         """Add the engine's families and listen to it."""
         policies = policies_of(engine)
+        shadows = ShadowMetrics(self.registry, self._model, policies, shadow_share, promised_risk)
         self._ttft = self._by_policy(
             "dyvte_time_to_first_token_seconds",
             "Arrival to first token.",
@@ -91,7 +99,9 @@ class ServerMetrics:
         self._duration = self._by_policy(
             "dyvte_request_duration_seconds", "Arrival to last token.", DURATION_SECONDS, policies
         )
-        engine.observe(EngineMetrics(self.registry, self._model, engine, policies, version))
+        engine.observe(
+            EngineMetrics(self.registry, self._model, engine, policies, version, shadows)
+        )
 
     def page(self) -> bytes:
         """Prometheus' text format."""

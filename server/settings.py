@@ -118,6 +118,14 @@ class Settings(BaseSettings):
     min_exit_layer: int | None = Field(
         default=None, ge=0, description="images leave after this layer at the earliest"
     )
+    shadow_share: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="share of answers shaped by an exit that are computed once more without it, "
+        "in quiet moments, for /metrics",
+    )
+    shadow_seed: int = Field(default=0, ge=0, description="seed of the draw of those answers")
 
     # The door
     host: str = Field(default="127.0.0.1", description="address to listen on")

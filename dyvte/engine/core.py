@@ -73,15 +73,18 @@ class EngineCore:
         _check_ids(sampling, adapter.decoder.vocab_size)
         return RequestState(request, layout, options, policy)
 
-    def add(self, state: RequestState) -> None:
-        """Put a checked request at the end of the line."""
+    def add(self, state: RequestState, background: bool = False) -> None:
+        """Put a checked request at the end of the line.
+
+        The prefill of one in the ``background`` is always cut to the step's budget.
+        """
         state.choices = [
             Sequence.of(state, next(self._ids), index) for index in range(state.sampling.n)
         ]
         for choice in state.choices:
             self._sequences[choice.seq] = choice
         first = state.choices[0]
-        self.scheduler.add(Work(first.seq, first.rows, len(state.choices)))
+        self.scheduler.add(Work(first.seq, first.rows, len(state.choices), background))
 
     def abort(self, state: RequestState) -> None:
         """Drop a request wherever it is; its pages are free when this returns."""

@@ -21,7 +21,8 @@ from dyvte.engine.core import EngineCore
 from dyvte.engine.events import EngineRequest, ModelInfo, TokenEvent
 from dyvte.engine.info import describe
 from dyvte.engine.output import Emission
-from dyvte.engine.stats import EngineSnapshot, Observer, RequestStats
+from dyvte.engine.shadow import ShadowConfig, Shadows
+from dyvte.engine.stats import EngineSnapshot, Observer, RequestStats, ShadowStats
 from dyvte.engine.stream import Outbox, Stream
 from dyvte.engine.warmup import warm_up
 from dyvte.errors import EngineStopped, QueueFull
@@ -39,7 +40,13 @@ Command = Callable[[], None]
 class AsyncEngine:
     """Continuous batching for an event loop; implements ``dyvte.engine.events.Engine``."""
 
-    def __init__(self, core: EngineCore, info: ModelInfo, max_waiting: int = 256) -> None:
+    def __init__(
+        self,
+        core: EngineCore,
+        info: ModelInfo,
+        max_waiting: int = 256,
+        shadows: ShadowConfig | None = None,
+    ) -> None:
         self.core = core
         self._info = info
         self._max_waiting = max_waiting
@@ -51,6 +58,7 @@ class AsyncEngine:
         self._draining = False
         self._died = False
         self._finished_at: deque[float] = deque(maxlen=32)
+        self._shadows = Shadows(core, shadows or ShadowConfig(), self._tell_shadow)
 
     @property
     def info(self) -> ModelInfo:
@@ -113,13 +121,18 @@ class AsyncEngine:
         self._commands.put(lambda: self._finish_choice(request_id, index))
 
     def snapshot(self) -> EngineSnapshot:
-        """How busy it is now; requests not yet seen by the thread count as waiting."""
+        """How busy it is now; requests not yet seen by the thread count as waiting.
+
+        A shadow is no request; its pages are in use all the same.
+        """
         now = self.core.snapshot()
         inbox = sum(1 for outbox in list(self._outboxes.values()) if not outbox.state.choices)
+        if self._shadows.running:  # alone in the core
+            return replace(now, running=0, waiting=inbox)
         return replace(now, waiting=now.waiting + inbox)
 
     def observe(self, observer: Observer) -> None:
-        """Tell ``observer`` of every step and every finished request."""
+        """Tell ``observer`` of every step, every finished request and every shadow."""
         self._observers.append(observer)
 
     async def start(self) -> None:
@@ -132,8 +145,12 @@ class AsyncEngine:
         self._thread.start()
 
     async def drain(self, timeout_s: float) -> bool:
-        """Refuse new requests, wait for the running; True if all finished in time."""
+        """Refuse new requests, wait for the running; True if all finished in time.
+
+        Shadows are dropped.
+        """
         self._draining = True
+        self._commands.put(self._shadows.close)
         deadline = time.monotonic() + timeout_s
         while self._outboxes and self.alive and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
@@ -167,15 +184,25 @@ class AsyncEngine:
     def _main(self) -> None:
         try:
             while self._running:
-                self._obey(wait=not self.core.has_work)
-                if self._running and self.core.has_work:
-                    self._deliver(self.core.step())
-                    self._tell(lambda observer: observer.on_step(self.core.last_step))
+                self._obey(wait=not self.core.has_work and not self._shadows.waiting)
+                if self._running:
+                    self._step()
         except BaseException:
             log.exception("the engine thread died")
             self._died = True
         self._running = False  # before the end of all: submit looks again after it
         self._end_all("the engine died" if self._died else "the server is stopping")
+
+    def _step(self) -> None:
+        """One step of the requests or, where there are none, of a shadow."""
+        if not self.core.has_work:
+            self._shadows.start()
+        if not self.core.has_work:
+            return
+        unseen = self._shadows.running
+        self._deliver(self._shadows.take(self.core.step()))
+        if not unseen:
+            self._tell(lambda observer: observer.on_step(self.core.last_step))
 
     def _obey(self, wait: bool) -> None:
         if wait:
@@ -190,6 +217,7 @@ class AsyncEngine:
         if outbox.closed or not self._running:
             self._forget(outbox)
         else:
+            self._shadows.give_way()
             self.core.add(outbox.state)
 
     def _abort(self, outbox: Outbox) -> None:
@@ -223,11 +251,15 @@ class AsyncEngine:
                 each[-1] = replace(each[-1], stats=stats)
                 self._forget(outbox)
                 self._tell_finish(stats)
+                self._shadows.offer(outbox.state, stats)
             if not outbox.put(each):
                 self._abort(outbox)  # the caller's loop is gone: nobody listens any more
 
     def _tell_finish(self, stats: RequestStats) -> None:
         self._tell(lambda observer: observer.on_finish(stats))
+
+    def _tell_shadow(self, stats: ShadowStats) -> None:
+        self._tell(lambda observer: observer.on_shadow(stats))
 
     def _tell(self, say: Callable[[Observer], None]) -> None:
         """An observer that raises is a fault of its own; the engine goes on."""
@@ -254,6 +286,10 @@ class AsyncEngine:
                 self.core.abort(outbox.state)
             except Exception:
                 log.exception("request %s could not be aborted", outbox.request_id)
+        try:
+            self._shadows.close()
+        except Exception:
+            log.exception("shadow runs could not be ended")
 
 
 def open_engine(
@@ -265,11 +301,14 @@ def open_engine(
     max_num_seqs: int = 64,
     max_waiting: int = 256,
     kv_cache_memory: int | None = None,
+    shadow_share: float = 0.0,
+    shadow_seed: int = 0,
 ) -> AsyncEngine:
     """Load a model and wire an engine around it. Blocking. Raises ModelError, OptionError."""
+    shadows = ShadowConfig(shadow_share, shadow_seed)
     loaded = load(model, gates=gates, device=device, dtype=dtype)
     config = EngineConfig(
         max_model_len=max_model_len, max_num_seqs=max_num_seqs, kv_cache_memory=kv_cache_memory
     )
     core = build_core(loaded, config)
-    return AsyncEngine(core, describe(loaded, core), max_waiting)
+    return AsyncEngine(core, describe(loaded, core), max_waiting, shadows)

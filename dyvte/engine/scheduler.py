@@ -31,11 +31,16 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """A sequence that needs a prefill of ``rows`` rows and then seats for ``copies`` choices."""
+    """A sequence that needs a prefill of ``rows`` rows and then seats for ``copies`` choices.
+
+    ``background``: its steps stay within the budget even if nobody waits now, so that whoever
+    comes meanwhile does not wait long.
+    """
 
     seq: int
     rows: int
     copies: int = 1
+    background: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +171,7 @@ class Scheduler:
         """Layers of the group that fit this step's budget (all, if nobody else waits for it)."""
         left = self.ledger.num_layers - self.group_layer
         rows = sum(work.rows for work in self.group)
-        if not rows or not self.running or rows + len(self.running) <= self.limits.max_step_rows:
+        alone = not self.running and not any(work.background for work in self.group)
+        if not rows or alone or rows + len(self.running) <= self.limits.max_step_rows:
             return left if rows else 0
         return min(left, max(1, self.ledger.num_layers * self.limits.max_step_rows // rows))

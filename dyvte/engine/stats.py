@@ -86,6 +86,24 @@ class EngineSnapshot:
     kv_bytes_saved: int = 0
 
 
+class ShadowOutcome(StrEnum):
+    """How a shadow run compares with the answer that a user got."""
+
+    AGREED = "agreed"  # the same tokens
+    CHANGED = "changed"  # the exit or pruning changed the answer
+    SKIPPED = "skipped"  # the answer was sampled at a temperature: nothing to compare
+    DROPPED = "dropped"  # no quiet moment in time, the end of the server, or a run that failed
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowStats:
+    """One drawn answer: the policy that shaped it, and what all attempts to check it cost."""
+
+    policy: str
+    outcome: ShadowOutcome
+    flops: int = 0
+
+
 class Observer(Protocol):
     """Told by the engine thread; must be quick and must not raise."""
 
@@ -94,3 +112,6 @@ class Observer(Protocol):
 
     def on_finish(self, stats: RequestStats) -> None:
         """After each request that ended with stop or length."""
+
+    def on_shadow(self, shadow: ShadowStats) -> None:
+        """After each answer that was drawn for a shadow run."""

@@ -5,51 +5,26 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
-from typing import Any
 
 import pytest
 
 import dyvte
 from dyvte import ExitOptions, OptionError, PromptError, SamplingParams
 from dyvte.engine.build import EngineConfig, build_core
-from dyvte.engine.events import EngineRequest, TokenEvent
+from dyvte.engine.events import EngineRequest
 from dyvte.engine.handle import AsyncEngine
 from dyvte.engine.info import describe
-from dyvte.engine.stats import RequestStats, StepStats
+from dyvte.engine.stats import RequestStats, ShadowStats, StepStats
 from dyvte.errors import EngineStopped, QueueFull, RequestFailed
 from dyvte.params import FinishReason
 from tests import tiny
 from tests.engine.driver import GREEDY
+from tests.engine.running import Notes, all_of, running, until
 from tests.fakes import Fault, raise_for, tamper
 
 pytestmark = pytest.mark.anyio
 ENDLESS = SamplingParams(max_tokens=200, temperature=0, ignore_eos=True)
 GATE = ExitOptions(policy="gate", aggressiveness=0.5)
-
-
-@asynccontextmanager
-async def running(
-    model: dyvte.Model, max_waiting: int = 8, **settings: Any
-) -> AsyncIterator[AsyncEngine]:
-    core = build_core(model, EngineConfig(**settings))
-    engine = AsyncEngine(core, describe(model, core), max_waiting)
-    await engine.start()
-    yield engine
-    await engine.stop()
-    ledger = core.scheduler.ledger
-    assert ledger.num_free == ledger.num_pages
-
-
-async def all_of(stream: AsyncIterator[Sequence[TokenEvent]]) -> list[TokenEvent]:
-    return [event async for events in stream for event in events]
-
-
-async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not true():
-            await asyncio.sleep(0.005)
 
 
 def request(
@@ -239,20 +214,6 @@ async def test_the_threads_death_is_told_to_everybody(
     await engine.stop()
 
 
-class Notes:
-    """An observer that remembers."""
-
-    def __init__(self) -> None:
-        self.steps: list[StepStats] = []
-        self.finished: list[RequestStats] = []
-
-    def on_step(self, step: StepStats) -> None:
-        self.steps.append(step)
-
-    def on_finish(self, stats: RequestStats) -> None:
-        self.finished.append(stats)
-
-
 async def test_observers_hear_of_steps_and_ends_but_not_of_aborts(tiny_model: dyvte.Model) -> None:
     notes = Notes()
     async with running(tiny_model) as engine:
@@ -281,6 +242,9 @@ async def test_an_observer_that_raises_costs_nobody_an_answer(tiny_model: dyvte.
             raise RuntimeError("no")
 
         def on_finish(self, stats: RequestStats) -> None:
+            raise RuntimeError("no")
+
+        def on_shadow(self, shadow: ShadowStats) -> None:
             raise RuntimeError("no")
 
     async with running(tiny_model) as engine:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from dyvte.engine.stats import ShadowOutcome, ShadowStats
+from dyvte.params import ExitOptions
 from tests.server.conftest import Connect
 from tests.server.examples import CHAT, RED, body, data_url, with_images
 from tests.server.fake_engine import IMAGE_ROWS, NUM_LAYERS, FakeEngine
@@ -36,6 +40,9 @@ CONTRACT = {
     "dyvte_flops_overspent": POLICY,
     "dyvte_flops_avoided": MODEL | {"cache"},
     "dyvte_shadow_flops": MODEL,
+    "dyvte_shadow_runs": POLICY | {"outcome"},
+    "dyvte_shadow_share_ratio": MODEL,
+    "dyvte_promised_risk_ratio": MODEL,
     "dyvte_request_flops": POLICY,
     "dyvte_request_flops_saved_ratio": POLICY,
     "dyvte_request_exit_layer": POLICY,
@@ -106,6 +113,38 @@ async def test_a_request_is_accounted_for_once(connect: Connect) -> None:
     assert grown("dyvte_inter_token_latency_seconds_count", "gate") == 2
     for stage in ("decode", "preprocess"):
         assert grown("dyvte_media_seconds_count", stage) == 1
+
+
+async def test_shadows_are_counted_apart_from_requests(connect: Connect) -> None:
+    fake = FakeEngine()
+    async with connect(fake, shadow_share=0.25) as client:
+        before = await samples(client)
+        (observer,) = fake.observers
+        observer.on_shadow(ShadowStats("gate", ShadowOutcome.CHANGED, 1000))
+        observer.on_shadow(ShadowStats("gate", ShadowOutcome.SKIPPED))
+        after = await samples(client)
+    grown = {key: after[key] - before[key] for key in after if after[key] > before[key]}
+    del grown["dyvte_requests_total", frozenset({"/metrics", "200"})]  # this look itself
+    assert grown == {
+        ("dyvte_shadow_runs_total", frozenset({"gate", "changed"})): 1,
+        ("dyvte_shadow_runs_total", frozenset({"gate", "skipped"})): 1,
+        ("dyvte_shadow_flops_total", frozenset()): 1000,
+    }
+    assert after["dyvte_shadow_share_ratio", frozenset()] == 0.25
+
+
+@pytest.mark.parametrize(("default", "promised"), [(None, math.nan), ({"max_risk": 0.02}, 0.02)])
+async def test_the_promise_of_the_default_exits_is_told(
+    connect: Connect,
+    default: dict[str, float] | None,
+    promised: float,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fake = FakeEngine()
+    monkeypatch.setattr(fake, "resolve", lambda exits: ExitOptions(aggressiveness=0.3))
+    async with connect(fake, default_exits=default) as client:
+        seen = await samples(client)
+    assert seen["dyvte_promised_risk_ratio", frozenset()] == pytest.approx(promised, nan_ok=True)
 
 
 async def test_gauges_ask_the_engine(connect: Connect) -> None:

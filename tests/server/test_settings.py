@@ -76,6 +76,7 @@ def test_keys_are_lists_and_never_printed() -> None:
         (["--no-such-flag"], ("--no-such-flag", "--help")),
         (["--config", "/no/such/file"], ("--config", "/no/such/file", "file")),
         (["--max-aggressiveness", "2"], ("--max-aggressiveness", "2", "1")),
+        (["--shadow-share", "1.5"], ("--shadow-share", "1.5", "1")),
     ],
 )
 def test_a_mistake_is_one_line_with_flag_value_and_remedy(
