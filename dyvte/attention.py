@@ -43,6 +43,16 @@ class AttentionBackend(Protocol):
         ...
 
 
+class Tap(Protocol):
+    """Sees a layer's fresh queries once its keys and values are cached; must change nothing."""
+
+    def take(
+        self, layer: int, q_THD: Tensor, batch: PackedBatch, cache: KVCache, scale: float
+    ) -> None:
+        """Called once per layer, before the backend attends."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class StepContext:
     """What a decoder layer passes through to attention, unread."""
@@ -51,6 +61,7 @@ class StepContext:
     batch: PackedBatch
     cache: KVCache
     backend: AttentionBackend
+    tap: Tap | None = None
 
 
 def packed_attention(
@@ -66,6 +77,8 @@ def packed_attention(
     """The function behind ``"dyvte"``: ``[1, H, T, D]`` in, ``[1, T, H, D]`` out."""
     q_THD, k_TKD, v_TKD = (x[0].transpose(0, 1) for x in (query, key, value))
     packed.cache.append(packed.layer, packed.batch, k_TKD, v_TKD)
+    if packed.tap is not None:
+        packed.tap.take(packed.layer, q_THD, packed.batch, packed.cache, scaling)
     out = packed.backend(q_THD, k_TKD, v_TKD, packed.layer, packed.batch, packed.cache, scaling)
     return out[None], None
 

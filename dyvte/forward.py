@@ -1,9 +1,10 @@
 """THE layer loop: the server, offline generation, training and every parity test run this one.
 
-Layer by layer over packed rows: attend, ask the policies of the sequences in prefill, let the
-visual rows of those that fired leave. State is passed, never ambient. The loop can be cut
-between layers (``start``, ``advance``, ``finish``), so that a long prefill lets decodes step in
-between; ``forward`` runs it whole.
+Layer by layer over packed rows: attend, let each pruning rule thin the visual rows of its
+sequence, ask the policies of the sequences in prefill, let the visual rows of those that fired
+leave. State is passed, never ambient. The loop can be cut between layers (``start``,
+``advance``, ``finish``), so that a long prefill lets decodes step in between; ``forward`` runs it
+whole.
 
 Shapes: T rows, d hidden size, S segments, V vocabulary.
 """
@@ -12,32 +13,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from dyvte.attention import AttentionBackend, StepContext
-from dyvte.exits.policy import ExitPolicy, GateReading
-from dyvte.exits.status import text_token_status
+from dyvte.boundary import Boundary, wants_queries
+from dyvte.exits.policy import Policy
+from dyvte.exits.view import Queries
 from dyvte.kv_cache import KVCache
 from dyvte.models.adapter import ModelAdapter
 from dyvte.packing import PackedBatch
-
-
-@dataclass(slots=True)
-class SequenceTrace:
-    """What happened to one segment: rows per layer run, gates asked, where its image left."""
-
-    tokens_per_layer: list[int] = field(default_factory=list)
-    exit_layer: int | None = None
-    readings: list[GateReading] = field(default_factory=list)
-    gates_asked: list[int] = field(default_factory=list)
-
-    @property
-    def gates_nan(self) -> int:
-        """Gates that answered NaN."""
-        return sum(reading.is_nan for reading in self.readings)
+from dyvte.trace import SequenceTrace
 
 
 @dataclass(slots=True)
@@ -46,7 +34,7 @@ class LayerLoop:
 
     batch: PackedBatch
     rotary: tuple[Tensor, Tensor]
-    policies: list[ExitPolicy]
+    policies: list[Policy]
     traces: list[SequenceTrace]
     layer: int = 0
     gate_seconds: float = 0.0
@@ -65,7 +53,7 @@ def forward(
     model: ModelAdapter,
     batch: PackedBatch,
     cache: KVCache,
-    policies: Sequence[ExitPolicy],
+    policies: Sequence[Policy],
     attention: AttentionBackend,
 ) -> ForwardOutput:
     """Run every layer over ``batch``; ``policies`` holds one per segment.
@@ -77,7 +65,7 @@ def forward(
     return finish(model, loop)
 
 
-def start(model: ModelAdapter, batch: PackedBatch, policies: Sequence[ExitPolicy]) -> LayerLoop:
+def start(model: ModelAdapter, batch: PackedBatch, policies: Sequence[Policy]) -> LayerLoop:
     """Begin: rotary embeddings for the rows' positions, empty traces."""
     if len(policies) != len(batch.segments):
         raise ValueError(
@@ -93,15 +81,36 @@ def advance(
     """Run the layers ``loop.layer .. stop-1``. Mutates ``loop`` and ``cache``."""
     while loop.layer < stop:
         layer = loop.layer
+        if layer == 0:
+            _prune(loop, Boundary(-1, model, loop.batch, loop.rotary, loop.policies, cache))
         for trace, segment in zip(loop.traces, loop.batch.segments, strict=True):
             trace.tokens_per_layer.append(segment.rows)
-        context = StepContext(layer, loop.batch, cache, attention)
-        hidden = model.run_layer(layer, loop.batch.hidden, loop.rotary, context)
+        queries = Queries() if wants_queries(layer, loop.batch, loop.policies) else None
+        context = StepContext(layer, loop.batch, cache, attention, queries)
+        before = loop.batch.hidden
+        hidden = model.run_layer(layer, before, loop.rotary, context)
         loop.batch = loop.batch.with_hidden(hidden)
-        leaving = _decide(model, loop, layer)
-        if leaving:
-            _follow(loop, *loop.batch.drop_visual(leaving))
         loop.layer += 1
+        _let_leave(
+            loop,
+            Boundary(layer, model, loop.batch, loop.rotary, loop.policies, cache, before, queries),
+        )
+
+
+def _let_leave(loop: LayerLoop, boundary: Boundary) -> None:
+    """Ask the policies, then prune, then exit: an exit drops what pruning left."""
+    began = time.perf_counter()
+    leaving = boundary.leaving(loop.traces)
+    loop.gate_seconds += time.perf_counter() - began if boundary.asked else 0.0
+    _prune(loop, boundary)
+    if leaving:
+        _follow(loop, *loop.batch.drop_visual(leaving))
+
+
+def _prune(loop: LayerLoop, boundary: Boundary) -> None:
+    kept = boundary.pruned(loop.traces)
+    if kept:
+        _follow(loop, *loop.batch.keep_visual(kept))
 
 
 def drop(loop: LayerLoop, index: int) -> None:
@@ -122,40 +131,3 @@ def finish(model: ModelAdapter, loop: LayerLoop) -> ForwardOutput:
     last = torch.tensor(loop.batch.last_rows, device=loop.batch.hidden.device)
     logits = model.head(loop.batch.hidden.index_select(0, last))
     return ForwardOutput(logits, loop.traces, loop.gate_seconds)
-
-
-def _decide(model: ModelAdapter, loop: LayerLoop, layer: int) -> set[int]:
-    """Segments whose visual rows leave after ``layer``."""
-    asked = [
-        index
-        for index, (segment, policy) in enumerate(
-            zip(loop.batch.segments, loop.policies, strict=True)
-        )
-        if segment.prefill and segment.spans and policy.may_fire(layer)
-    ]
-    readings = _read_gates(model, loop, layer, asked)
-    leaving = set()
-    for index in asked:
-        if loop.policies[index].decide(layer, readings.get(index)):
-            loop.traces[index].exit_layer = layer
-            leaving.add(index)
-    return leaving
-
-
-def _read_gates(
-    model: ModelAdapter, loop: LayerLoop, layer: int, asked: Sequence[int]
-) -> dict[int, GateReading]:
-    """One gate over all sequences that ask it: one device→host read a gated layer."""
-    indices = [index for index in asked if loop.policies[index].reads_gates]
-    if not indices or model.gates is None:
-        return {}
-    began = time.perf_counter()
-    status = text_token_status(loop.batch, loop.batch.hidden, indices)
-    logits: list[list[float]] = model.gates.logits(layer, status).tolist()
-    loop.gate_seconds += time.perf_counter() - began
-    readings = {}
-    for index, (keep, leave) in zip(indices, logits, strict=True):
-        readings[index] = GateReading(keep, leave)
-        loop.traces[index].readings.append(readings[index])
-        loop.traces[index].gates_asked.append(layer)
-    return readings

@@ -32,7 +32,9 @@ class Result:
 
     ``tokens_per_layer`` are the rows that each layer ran at prefill, ``kv_tokens_per_layer`` the
     rows whose keys and values each layer kept of them. ``gate_logits`` is ``[gates asked, 2]``
-    float32 (keep, exit) or None; ``logits`` ``[tokens, vocab]`` float32, row i chose token i.
+    float32 (keep, exit) or None; ``kept_visual`` one ``(layer, rows)`` per pruning: which of the
+    prompt's visual rows (counted from 0) went on into ``layer``; ``logits`` ``[tokens, vocab]``
+    float32, row i chose token i.
     """
 
     token_ids: list[int]
@@ -42,6 +44,7 @@ class Result:
     tokens_per_layer: list[int]
     kv_tokens_per_layer: list[int]
     gate_logits: Tensor | None
+    kept_visual: tuple[tuple[int, tuple[int, ...]], ...]
     logits: Tensor | None
     flops: FlopsReport
     stats: RequestStats = field(repr=False)
@@ -110,6 +113,7 @@ def _choice(model: Model, choice: Choice, stats: RequestStats) -> Result:
         tokens_per_layer=list(stats.tokens_per_layer),
         kv_tokens_per_layer=list(stats.kv_tokens_per_layer),
         gate_logits=gates,
+        kept_visual=stats.kept_visual,
         logits=torch.stack(choice.logits) if choice.logits else None,
         flops=stats.flops,
         stats=stats,

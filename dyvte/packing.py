@@ -8,7 +8,7 @@ Shapes: T rows of the step, d hidden size, S segments.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
@@ -23,8 +23,9 @@ class Segment:
     """The rows of one sequence in this step.
 
     ``seq`` is the sequence's key in the KV cache; ``spans`` are the visual rows that are still
-    there and may leave, relative to the segment; ``prefill`` is False for a decode row. The last
-    row is in no span: the next token is predicted there.
+    there and may leave, relative to the segment (a span that pruning emptied stays, to say where
+    its image was); ``prefill`` is False for a decode row. The last row is in no span: the next
+    token is predicted there.
     """
 
     seq: int
@@ -87,6 +88,23 @@ class PackedBatch:
         """The same rows with new contents."""
         return replace(self, hidden=hidden)
 
+    def keep_visual(self, kept: Mapping[int, Sequence[int]]) -> tuple[PackedBatch, Tensor]:
+        """Prune: of the segments named, only some visual rows stay.
+
+        ``kept[i]`` are ascending indices into the visual rows of segment ``i``. Returns as
+        ``drop_visual``.
+        """
+        keep: list[int] = []
+        segments: list[Segment] = []
+        for index, (segment, start) in enumerate(zip(self.segments, self.starts, strict=True)):
+            if index in kept:
+                segment, rows = _thinned(segment, set(kept[index]))
+                keep.extend(start + row for row in rows)
+            else:
+                keep.extend(range(start, start + segment.rows))
+            segments.append(segment)
+        return self._select(segments, keep)
+
     def drop_visual(self, leaving: Collection[int]) -> tuple[PackedBatch, Tensor]:
         """Take the visual rows out of the segments whose index is in ``leaving``.
 
@@ -119,6 +137,21 @@ class PackedBatch:
             positions=self.positions.index_select(-1, rows),
         )
         return batch, rows
+
+
+def _thinned(segment: Segment, kept: set[int]) -> tuple[Segment, list[int]]:
+    """The segment without the visual rows not in ``kept``, and its rows that stay."""
+    rows: list[int] = []
+    spans: list[VisualSpan] = []
+    at = seen = 0
+    for span in segment.spans:
+        rows.extend(range(at, span.start))
+        first = len(rows)
+        rows.extend(row for row in span.rows if seen + row - span.start in kept)
+        spans.append(VisualSpan(first, len(rows)))
+        at, seen = span.stop, seen + len(span)
+    rows.extend(range(at, segment.rows))
+    return replace(segment, rows=len(rows), spans=tuple(spans)), rows
 
 
 def pack(parts: Sequence[tuple[Segment, Tensor, Tensor]]) -> PackedBatch:

@@ -30,6 +30,11 @@ class VisualSpan:
     def __len__(self) -> int:
         return self.stop - self.start
 
+    @property
+    def rows(self) -> range:
+        """The rows themselves."""
+        return range(self.start, self.stop)
+
 
 @dataclass(frozen=True, slots=True)
 class Prompt:

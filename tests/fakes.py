@@ -56,6 +56,11 @@ class TamperedAdapter(ModelAdapter):
         changed = self.on_layer(layer, hidden, context)
         return self.inner.run_layer(layer, hidden if changed is None else changed, rotary, context)
 
+    def last_query_and_keys(
+        self, layer: int, hidden: Tensor, rotary: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor, float]:
+        return self.inner.last_query_and_keys(layer, hidden, rotary)
+
     def head(self, hidden: Tensor) -> Tensor:
         return self.on_head(self.inner.head(hidden))
 

@@ -143,7 +143,7 @@ def test_the_attention_may_be_chosen(
     [
         ({"policy": "fixed", "exit_layer": tiny.LAYERS}, "exit_layer"),
         ({"layer": 3}, "layer"),
-        ({"prune": {"method": "fastv"}}, "prune"),
+        ({"prune": {"method": "random"}}, "prune.method"),
         ({"prune": {"method": "fastv", "share": 1}}, "prune.share"),
     ],
 )

@@ -242,7 +242,6 @@ class EngineCore:
         sequence, cache = out.sequence, self.runner.cache
         rows = cache.lengths(sequence.seq)
         self.scheduler.prefilled(sequence.seq, rows)
-        sequence.prefilled = True
         owner = sequence.owner
         if owner.trace is None:
             owner.trace = out.trace
@@ -257,7 +256,6 @@ class EngineCore:
             try:
                 self.runner.cache.fork(out.sequence.seq, child.seq)
                 self.scheduler.join(child.seq)
-                child.prefilled = True
                 pairs.append((child, out.logits))
             except OutOfPages:
                 self.scheduler.wait_again(Work(child.seq, child.rows))
@@ -319,7 +317,6 @@ class EngineCore:
     def _preempt(self, seq: int) -> None:
         sequence = self._sequences[seq]
         self.runner.cache.release(seq)
-        sequence.prefilled = False
         self.scheduler.wait_again(Work(seq, sequence.rows))
 
     def _empty(self) -> list[int]:

@@ -26,7 +26,7 @@ from dyvte.engine.stats import EngineSnapshot, Observer, RequestStats, ShadowSta
 from dyvte.engine.stream import Outbox, Stream
 from dyvte.engine.warmup import warm_up
 from dyvte.errors import EngineStopped, QueueFull
-from dyvte.exits.policy import ExitPolicy, Gate
+from dyvte.exits.policy import Gate, exit_of
 from dyvte.exits.resolve import resolve
 from dyvte.model import load
 from dyvte.params import ExitOptions, SamplingParams
@@ -81,7 +81,7 @@ class AsyncEngine:
     def resolve(self, exits: ExitOptions | None) -> ExitOptions:
         """The options in force, defaults filled in. Raises OptionError."""
         options = exits or self.info.default_exits
-        policy: ExitPolicy = resolve(options, self.core.model.grants)
+        policy = exit_of(resolve(options, self.core.model.grants))
         if isinstance(policy, Gate):
             return replace(options, aggressiveness=policy.aggressiveness, max_risk=None)
         return options

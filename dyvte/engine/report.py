@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from dyvte.engine.sequence import RequestState
 from dyvte.engine.stats import ExitOutcome, RequestStats, Timings
-from dyvte.exits.policy import Gate, Off
+from dyvte.exits.policy import Gate, Off, exit_of, prune_of
+from dyvte.exits.state import State
 from dyvte.flops import FlopsReport, gate_flops, request_flops
-from dyvte.forward import SequenceTrace
 from dyvte.kv_cache import KVCache
 from dyvte.models.adapter import ModelAdapter
+from dyvte.trace import SequenceTrace
 
 
 def request_stats(model: ModelAdapter, cache: KVCache, state: RequestState) -> RequestStats:
     """Everything that is told about a request: FLOPs, KV bytes, exit, times."""
     trace = state.trace or SequenceTrace()
-    policy = state.policy
-    gate = policy if isinstance(policy, Gate) else None
+    policy, prune = exit_of(state.policy), prune_of(state.policy)
+    gate = policy if isinstance(policy, (Gate, State)) else None
     return RequestStats(
         policy=policy.name,
         outcome=_outcome(state, trace),
@@ -29,6 +30,8 @@ def request_stats(model: ModelAdapter, cache: KVCache, state: RequestState) -> R
         min_layer=gate.min_layer if gate else None,
         max_layer=gate.max_layer if gate else None,
         exit_layer=trace.exit_layer,
+        prune=prune.name if prune else None,
+        kept_visual=tuple(trace.kept_visual(state.layout.visual_rows)),
         kv_bytes=state.kv_rows_held * cache.row_bytes,
         kv_bytes_saved=(state.kv_rows_full - state.kv_rows_held) * cache.row_bytes,
         tokens_per_layer=tuple(trace.tokens_per_layer),
@@ -42,10 +45,10 @@ def request_stats(model: ModelAdapter, cache: KVCache, state: RequestState) -> R
 def request_flops_of(model: ModelAdapter, state: RequestState) -> FlopsReport:
     """The request under its policy and as if nothing had left. The prefill counts once."""
     trace = state.trace or SequenceTrace()
-    gates = 0
+    gates = trace.rule_flops
     if model.gates is not None:
         width = model.decoder.hidden_size
-        gates = sum(gate_flops(width, model.gates.inner(layer)) for layer in trace.gates_asked)
+        gates += sum(gate_flops(width, model.gates.inner(layer)) for layer in trace.gates_asked)
     return request_flops(
         model.decoder,
         vision=model.vision_flops(len(state.layout.spans)),
@@ -59,7 +62,7 @@ def request_flops_of(model: ModelAdapter, state: RequestState) -> FlopsReport:
 def _outcome(state: RequestState, trace: SequenceTrace) -> ExitOutcome:
     if not state.layout.spans:
         return ExitOutcome.NO_IMAGE
-    if isinstance(state.policy, Off):
+    if isinstance(exit_of(state.policy), Off):
         return ExitOutcome.OFF
     return ExitOutcome.NO_EXIT if trace.exit_layer is None else ExitOutcome.EXITED
 

@@ -19,6 +19,7 @@ from dyvte.exits.policy import Off
 from dyvte.kv_cache import KVCache
 from dyvte.models.adapter import ModelAdapter
 from dyvte.packing import Segment, pack
+from dyvte.trace import SequenceTrace
 
 Part = tuple[Segment, Tensor, Tensor]
 
@@ -38,7 +39,7 @@ class Output:
 
     sequence: Sequence
     logits: Tensor
-    trace: loop.SequenceTrace | None = None
+    trace: SequenceTrace | None = None
 
 
 class Runner:

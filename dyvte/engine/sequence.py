@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from dyvte.engine.events import EngineRequest
-from dyvte.exits.policy import ExitPolicy, Fixed, Off
-from dyvte.forward import SequenceTrace
+from dyvte.exits.policy import Chain, ExitPolicy, Fixed, Off, Policy
+from dyvte.exits.prune.rule import Replay
 from dyvte.models.adapter import PromptLayout
 from dyvte.params import ExitOptions, FinishReason, SamplingParams
 from dyvte.sampling import generator_for
+from dyvte.trace import SequenceTrace
 
 
 @dataclass(slots=True)
@@ -37,7 +38,7 @@ class RequestState:
     request: EngineRequest
     layout: PromptLayout
     options: ExitOptions
-    policy: ExitPolicy
+    policy: Policy
     clock: Clock = field(default_factory=Clock)
     choices: list[Sequence] = field(default_factory=list)
     image_rows: list[Tensor] | None = None
@@ -74,7 +75,6 @@ class Sequence:
     token_ids: list[int] = field(default_factory=list)
     sampled: int = 0
     finish_reason: FinishReason | None = None
-    prefilled: bool = False
     tail: bytes = b""
     last_token_at: float | None = None
     logits: list[Tensor] = field(default_factory=list)
@@ -90,12 +90,13 @@ class Sequence:
         return self.owner.layout.rows + len(self.token_ids)
 
     @property
-    def policy(self) -> ExitPolicy:
-        """The request's policy at first; a recomputed sequence keeps the exit it had."""
+    def policy(self) -> Policy:
+        """The request's policy at first; a recomputed sequence keeps the cuts and exit it had."""
         trace = self.owner.trace
         if trace is None:
             return self.owner.policy
-        return Off() if trace.exit_layer is None else Fixed(trace.exit_layer)
+        leave: ExitPolicy = Off() if trace.exit_layer is None else Fixed(trace.exit_layer)
+        return Chain(Replay.of(trace.cuts), leave) if trace.cuts else leave
 
     def forbidden(self, eos: frozenset[int]) -> Seq[int]:
         """Ids that must not be chosen yet: end tokens before ``min_tokens``."""

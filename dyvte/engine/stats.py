@@ -39,8 +39,10 @@ class RequestStats:
 
     ``policy`` … ``max_layer`` are the values in force after defaults and the operator's caps.
     ``kv_bytes`` is what the sequences held at their end, ``kv_bytes_saved`` what the rows that
-    left would have taken on top. ``gate_logits`` has one (keep, exit) pair per gate asked.
-    ``itl`` are the gaps between successive tokens of each choice, in seconds.
+    left would have taken on top. ``kept_visual`` has one ``(layer, rows)`` per pruning: which of
+    the prompt's visual rows (counted from 0) went on into ``layer``. ``gate_logits`` has one
+    (keep, exit) pair per gate asked. ``itl`` are the gaps between successive tokens of each
+    choice, in seconds.
     """
 
     policy: str
@@ -55,6 +57,8 @@ class RequestStats:
     min_layer: int | None = None
     max_layer: int | None = None
     exit_layer: int | None = None
+    prune: str | None = None
+    kept_visual: tuple[tuple[int, tuple[int, ...]], ...] = ()
     cached_tokens: int = 0
     kv_bytes: int = 0
     kv_bytes_saved: int = 0

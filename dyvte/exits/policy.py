@@ -1,17 +1,32 @@
 """Exit policies: frozen, stateless rules that say after which layer a sequence's image leaves.
 
-A policy names the signal that it wants to read (or none) and the layers where it may fire;
-``dyvte.forward`` takes the reading and asks. Source of the gate rule: arXiv 2411.19628, with the
-threshold log((1 − a)/a) in place of 0, so that aggressiveness 0.5 is the paper's argmax.
+A policy names what it wants to read (nothing, the layer's gate, or numbers that it measures
+itself on a ``LayerView``) and the layers where it may fire; ``dyvte.forward`` takes the reading,
+one device→host read for all sequences of a layer, and asks. Source of the gate rule: arXiv
+2411.19628, with the threshold log((1 − a)/a) in place of 0, so that aggressiveness 0.5 is the
+paper's argmax.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from enum import Enum
 from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
+from torch import Tensor
+
+from dyvte.exits.prune.rule import PruneRule
+from dyvte.exits.view import LayerView
+
+
+class Reads(Enum):
+    """What a policy wants to see before it decides."""
+
+    NOTHING = "nothing"
+    GATE = "gate"  # the layer's gate: a GateReading
+    VIEW = "view"  # what its own ``measure`` makes of a LayerView: a tuple of floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,19 +42,32 @@ class GateReading:
         return math.isnan(self.keep) or math.isnan(self.exit)
 
 
+Reading = GateReading | tuple[float, ...] | None
+"""What ``decide`` is given, as ``reads`` asked."""
+
+
 @runtime_checkable
 class ExitPolicy(Protocol):
     """One sequence's rule. ``name`` is what a request calls it."""
 
     name: ClassVar[str]
-    reads_gates: ClassVar[bool]
+    reads: ClassVar[Reads]
 
     def may_fire(self, layer: int) -> bool:
         """True if this layer is worth asking: a layer that is not asked costs nothing."""
         ...
 
-    def decide(self, layer: int, reading: GateReading | None) -> bool:
+    def decide(self, layer: int, reading: Reading) -> bool:
         """True if the visual tokens leave after ``layer``."""
+        ...
+
+
+@runtime_checkable
+class MeasuringPolicy(ExitPolicy, Protocol):
+    """A policy with ``reads = Reads.VIEW``."""
+
+    def measure(self, layer: int, view: LayerView) -> Tensor:
+        """``[F]`` float32 on the view's device: the floats that ``decide`` will get."""
         ...
 
 
@@ -48,13 +76,13 @@ class Off:
     """Never exits."""
 
     name: ClassVar[str] = "off"
-    reads_gates: ClassVar[bool] = False
+    reads: ClassVar[Reads] = Reads.NOTHING
 
     def may_fire(self, layer: int) -> bool:
         """No layer."""
         return False
 
-    def decide(self, layer: int, reading: GateReading | None) -> bool:
+    def decide(self, layer: int, reading: Reading) -> bool:
         """Keep."""
         return False
 
@@ -65,13 +93,13 @@ class Fixed:
 
     exit_layer: int
     name: ClassVar[str] = "fixed"
-    reads_gates: ClassVar[bool] = False
+    reads: ClassVar[Reads] = Reads.NOTHING
 
     def may_fire(self, layer: int) -> bool:
         """That layer only."""
         return layer == self.exit_layer
 
-    def decide(self, layer: int, reading: GateReading | None) -> bool:
+    def decide(self, layer: int, reading: Reading) -> bool:
         """Exit at that layer."""
         return layer == self.exit_layer
 
@@ -89,7 +117,7 @@ class Gate:
     min_layer: int = 0
     max_layer: int | None = None
     name: ClassVar[str] = "gate"
-    reads_gates: ClassVar[bool] = True
+    reads: ClassVar[Reads] = Reads.GATE
 
     def may_fire(self, layer: int) -> bool:
         """Layers that have a gate and lie in the allowed range (none at aggressiveness 0)."""
@@ -101,13 +129,35 @@ class Gate:
             and below
         )
 
-    def decide(self, layer: int, reading: GateReading | None) -> bool:
+    def decide(self, layer: int, reading: Reading) -> bool:
         """Compare the margin of the logits with the threshold."""
-        if reading is None:
+        if not isinstance(reading, GateReading):
             return False
         with np.errstate(invalid="ignore", over="ignore"):
             margin = np.float32(reading.exit) - np.float32(reading.keep)
         return bool(margin > threshold(self.aggressiveness))
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """Prunes first, exits later. Everything but ``prune`` is the exit's."""
+
+    prune: PruneRule
+    exit: ExitPolicy
+
+
+Policy = ExitPolicy | Chain
+"""What one sequence follows."""
+
+
+def exit_of(policy: Policy) -> ExitPolicy:
+    """The exit of a policy, chained or not."""
+    return policy.exit if isinstance(policy, Chain) else policy
+
+
+def prune_of(policy: Policy) -> PruneRule | None:
+    """The pruning that is chained before the exit, if any."""
+    return policy.prune if isinstance(policy, Chain) else None
 
 
 def threshold(aggressiveness: float) -> np.float32:

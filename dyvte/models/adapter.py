@@ -86,6 +86,12 @@ class ModelAdapter(ABC):
         """One decoder layer over packed rows: ``[T, d]`` → ``[T, d]``."""
 
     @abstractmethod
+    def last_query_and_keys(
+        self, layer: int, hidden: Tensor, rotary: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor, float]:
+        """What a layer will compute: ``q [H, D]`` of the last row, ``k [n, K, D]``, the scale."""
+
+    @abstractmethod
     def head(self, hidden: Tensor) -> Tensor:
         """Final norm and LM head: ``[S, d]`` → ``[S, V]``."""
 

@@ -19,6 +19,7 @@ from dyvte.errors import ModelError, PromptError
 from dyvte.exits.gate import GateBank
 from dyvte.flops import DecoderShape, VisionShape
 from dyvte.models.adapter import ModelAdapter
+from dyvte.models.projection import last_query_and_keys
 from dyvte.prompt import Prompt
 
 DECODERS = ("llama", "mistral", "qwen2", "qwen3")
@@ -119,6 +120,12 @@ class LlavaAdapter(ModelAdapter):
             hidden[None], attention_mask=None, position_embeddings=rotary, packed=context
         )
         return out[0]
+
+    def last_query_and_keys(
+        self, layer: int, hidden: Tensor, rotary: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor, float]:
+        """Through the decoder's own norm and projections."""
+        return last_query_and_keys(self._layers[layer], hidden, rotary)
 
     def head(self, hidden: Tensor) -> Tensor:
         """Norm over the asked rows only, then the head."""

@@ -50,6 +50,7 @@ class DyvteAccount(TypedDict):
     aggressiveness: float | None
     min_layer: NotRequired[int]
     max_layer: NotRequired[int]
+    prune: NotRequired[str]
     exit_layer: int | None
     num_layers: int
     visual_tokens: int
@@ -57,6 +58,7 @@ class DyvteAccount(TypedDict):
     kv_bytes: int
     kv_bytes_saved: int
     timings: TimingsAccount
+    visual_tokens_kept: NotRequired[list[list[int]]]
     tokens_per_layer: NotRequired[list[int]]
     kv_tokens_per_layer: NotRequired[list[int]]
     gate_logits: NotRequired[list[list[float]]]
@@ -95,7 +97,10 @@ def account_of(stats: RequestStats, clock: Clock, report: str) -> DyvteAccount:
         account["min_layer"] = stats.min_layer
     if stats.max_layer is not None:
         account["max_layer"] = stats.max_layer
+    if stats.prune is not None:
+        account["prune"] = stats.prune
     if report == "full":
+        account["visual_tokens_kept"] = [[at, len(rows)] for at, rows in stats.kept_visual]
         account["tokens_per_layer"] = list(stats.tokens_per_layer)
         account["kv_tokens_per_layer"] = list(stats.kv_tokens_per_layer)
         account["gate_logits"] = [list(pair) for pair in stats.gate_logits]

@@ -13,7 +13,7 @@ import torch
 import dyvte
 from dyvte import ExitOptions, OptionError, SamplingParams
 from dyvte.errors import RequestFailed
-from dyvte.exits.policy import GateReading
+from dyvte.exits.policy import Reading, Reads
 from dyvte.params import FinishReason
 from tests import tiny
 from tests.engine.driver import GREEDY, Driver, small
@@ -118,12 +118,12 @@ class BrokenPolicy:
 
     layer: int
     name: ClassVar[str] = "broken"
-    reads_gates: ClassVar[bool] = False
+    reads: ClassVar[Reads] = Reads.NOTHING
 
     def may_fire(self, layer: int) -> bool:
         return layer == self.layer
 
-    def decide(self, layer: int, reading: GateReading | None) -> bool:
+    def decide(self, layer: int, reading: Reading) -> bool:
         raise Fault("cannot decide")
 
 

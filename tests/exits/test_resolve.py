@@ -37,7 +37,7 @@ def test_options_become_policies(options: ExitOptions, policy: ExitPolicy) -> No
         (ExitOptions(min_layer=6), WITH, "min_layer"),
         (ExitOptions(max_layer=6), WITH, "max_layer"),
         (ExitOptions(max_risk=0.01), WITH, "max_risk"),
-        (ExitOptions(prune=PruneOptions("fastv")), WITH, "prune"),
+        (ExitOptions(prune=PruneOptions("random")), WITH, "prune.method"),
     ],
 )
 def test_what_a_model_cannot_do_names_the_field(
