@@ -40,6 +40,7 @@ def at_most(k: int, n: int, risk: float) -> float:
     return min(1.0, math.exp(top) * float(np.exp(logs - top).sum()))
 
 
+@lru_cache(maxsize=4096)
 def upper_bound(k: int, n: int, confidence: float) -> float:
     """The largest risk that k of n does not refute: smallest r with P(Bin(n, r) ≤ k) ≤ 1 − c.
 
