@@ -105,7 +105,9 @@ class RunCache(KVCache):
         if run is None or run.shape[2] < stop:
             pages = self.ledger.pages_for(stop)
             grown = torch.empty(
-                (2, self.heads, pages * self.ledger.page_size, self.head_dim), dtype=self.dtype
+                (2, self.heads, pages * self.ledger.page_size, self.head_dim),
+                dtype=self.dtype,
+                device=k_nHD.device,
             )
             if run is not None:
                 grown[:, :, :at] = run[:, :, :at]

@@ -18,7 +18,7 @@ from dyvte.demo.dataset import samples
 from dyvte.exits.files import GateCard, write_gates
 from dyvte.exits.gate import GateBank
 from dyvte.model import Model, load
-from dyvte.training.collect import Example, collect
+from dyvte.training.collect import Collected, Example, collect
 from dyvte.training.fit import Fit, FitConfig, fit
 
 INNER = 256
@@ -58,7 +58,12 @@ def collect_demo(model: Model, examples: int, seed: int) -> tuple[Tensor, Tensor
     """Statuses ``[N, L, 2d]`` and labels ``[N, L]`` of so many questions."""
     stream = collect(model.adapter, islice(_examples(model, examples, seed), examples))
     rows = list(track(stream, "collecting statuses", total=examples))
-    return torch.stack([row.status for row in rows]), torch.stack([row.label for row in rows])
+    return torch.stack([row.status for row in rows]), torch.stack([_paper(row) for row in rows])
+
+
+def _paper(row: Collected) -> Tensor:
+    assert row.given is not None, "every example has an answer"
+    return row.given.paper
 
 
 def _examples(model: Model, count: int, seed: int) -> Iterator[Example]:

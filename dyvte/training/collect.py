@@ -1,188 +1,166 @@
-"""Statuses and labels of a frozen model, for every layer in one pass a sample.
+"""Statuses, labels and signals of a frozen model, for every layer in one pass a sample.
 
-Label of (sample, layer e), arXiv 2411.19628 and its code: teacher-forced on the answer, 1 iff
-leaving after e keeps the argmax on more than 99 % of the answer tokens and
-``CE_exit < 1.03 · CE_full``. The full run is done once; the text rows it has after layer e go on
-alone through the layers above, those of all e packed together, so that a sample costs one full
-prefill and a few text-only ones. The status excludes the answer.
+A batch of prompts runs whole once; the model's own answers and the given ones follow on its
+cache; then the text rows of every layer go on without the image, all together (``branches``). So
+a sample costs one full prefill, its answer, and a few text-only prefills. The status excludes the
+answer.
 
-Shapes: L layers, d hidden size, A answer tokens, V vocabulary.
+Shapes: L collected layers, d hidden size, F signals.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from dyvte.attention import AttentionBackend, SdpaAttention, StepContext
-from dyvte.exits.status import text_token_status
-from dyvte.kv_cache import RunCache
 from dyvte.models.adapter import ModelAdapter, PromptLayout
-from dyvte.packing import PackedBatch, Segment, pack
-from dyvte.pages import PageLedger
 from dyvte.prompt import Prompt
-
-AGREEMENT = 0.99
-LOSS_RATIO = 1.03
+from dyvte.training.answering import answer_greedily, answer_rows
+from dyvte.training.branches import Twig, run_branches
+from dyvte.training.labels import Scores, score
+from dyvte.training.prefill import Prefilled, prefill, prefix_rows, tail_rows
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A prompt with at least one image, and the answer that it is forced to give."""
+    """A prompt with at least one image, and the answer that it is forced to give, if any."""
 
     prompt: Prompt
-    answer: Sequence[int]
+    answer: Sequence[int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to collect: the paper's labels on given answers, the model's own on its greedy ones.
+
+    ``layers`` ascending (None: all); ``signals`` by name; greedy answers end after
+    ``max_tokens``.
+    """
+
+    paper: bool = True
+    consistent: bool = False
+    layers: tuple[int, ...] | None = None
+    signals: tuple[str, ...] = ()
+    max_tokens: int = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """``status [L, 2d]`` float32, and per layer the paper's ``label [L]`` with what led to it."""
+    """One sample: ``status [L, 2d]``, ``signals [L, F]``, and scores on its answers ``[L]``.
+
+    ``own`` is about the greedy answer ``greedy``, ``given`` about the given one; each is None
+    where it was not asked for. ``text_rows`` and ``visual_rows`` are the prompt's.
+    """
 
     status: Tensor
-    label: Tensor
-    agreement: Tensor
-    loss_full: float
-    loss_exit: Tensor
+    signals: Tensor
+    text_rows: int
+    visual_rows: int
+    given: Scores | None
+    own: Scores | None
+    greedy: tuple[int, ...]
+    answer_tokens: int
+
+    @property
+    def first(self) -> Scores:
+        """Scores whose first position (it does not depend on the answer) gives ``kl``."""
+        found = self.own or self.given
+        assert found is not None, "a plan has at least one kind of label"
+        return found
 
 
 def collect(
-    model: ModelAdapter,
-    examples: Iterable[Example],
-    attention: AttentionBackend | None = None,
-    batch: int = 8,
+    model: ModelAdapter, examples: Iterable[Example], plan: Plan | None = None, batch: int = 8
 ) -> Iterator[Collected]:
     """Yield one ``Collected`` per example, in order; ``batch`` examples share a packed run.
 
     Raises PromptError for a prompt that the model cannot take.
     """
-    backend = attention or SdpaAttention()
     stream = iter(examples)
     while several := list(islice(stream, batch)):
-        yield from collect_batch(model, several, backend)
+        yield from collect_batch(model, several, plan or Plan())
 
 
 @torch.inference_mode()
-def collect_batch(
-    model: ModelAdapter, examples: Sequence[Example], attention: AttentionBackend
-) -> list[Collected]:
-    """Statuses and labels of some examples at every layer."""
+def collect_batch(model: ModelAdapter, examples: Sequence[Example], plan: Plan) -> list[Collected]:
+    """Statuses, signals and labels of some examples. Raises PromptError."""
+    depth = model.decoder.num_layers
+    layers = plan.layers or tuple(range(depth))
     layouts = [model.layout(example.prompt) for example in examples]
-    run = _Run(model, attention, layouts, [len(example.answer) for example in examples])
-    full, branches, statuses = run(_embedded(model, layouts, examples))
-    depth, found = model.decoder.num_layers, []
-    for index, example in enumerate(examples):
-        answer = torch.tensor(list(example.answer), device=full[index].device)
-        exits = torch.stack([branches[layer * len(examples) + index] for layer in range(depth)])
-        status = torch.stack([each[index] for each in statuses])
-        found.append(_labelled(full[index], exits, answer, status))
+    longest = max([plan.max_tokens, *(len(each.answer or ()) for each in examples)])
+    hidden = _embedded(model, layouts, examples)
+    run = prefill(model, layouts, hidden, layers, plan.signals, longest)
+    greedy = answer_greedily(model, run, plan.max_tokens) if plan.consistent else []
+    own = _score(model, run, layers, dict(enumerate(greedy)))
+    wanted = {
+        index: example.answer
+        for index, example in enumerate(examples)
+        if plan.paper and example.answer is not None
+    }
+    same = {i for i, answer in wanted.items() if greedy and list(answer) == greedy[i]}
+    given = _score(model, run, layers, {i: wanted[i] for i in wanted if i not in same})
+    found = []
+    for index, layout in enumerate(layouts):
+        answer = greedy[index] if greedy else wanted[index]
+        found.append(
+            Collected(
+                status=torch.stack([each[index] for each in run.statuses]),
+                signals=torch.stack([each[index] for each in run.signals]),
+                text_rows=layout.rows - layout.visual_rows,
+                visual_rows=layout.visual_rows,
+                given=own[index] if index in same else given.get(index),
+                own=own.get(index),
+                greedy=tuple(greedy[index]) if greedy else (),
+                answer_tokens=len(answer),
+            )
+        )
     return found
-
-
-def _labelled(full: Tensor, exits: Tensor, answer: Tensor, status: Tensor) -> Collected:
-    """The paper's rule on ``full [A, V]`` and ``exits [L, A, V]``."""
-    loss_full = float(F.cross_entropy(full, answer))
-    agreement = (exits.argmax(-1) == full.argmax(-1)).float().mean(-1)
-    loss_exit = torch.stack([F.cross_entropy(each, answer) for each in exits])
-    label = (agreement > AGREEMENT) & (loss_exit < LOSS_RATIO * loss_full)
-    return Collected(status, label, agreement, loss_full, loss_exit)
 
 
 def _embedded(
     model: ModelAdapter, layouts: Sequence[PromptLayout], examples: Sequence[Example]
 ) -> list[Tensor]:
-    """Rows of each prompt and of its answer but the last token (it predicts nothing)."""
+    """Rows ``[T_i, d]`` of each prompt."""
     pictured = [example.prompt.images for example in examples if example.prompt.images is not None]
     encoded = iter(model.encode_images(pictured))
-    hidden = []
-    for layout, example in zip(layouts, examples, strict=True):
-        rows = next(encoded) if example.prompt.images is not None else []
-        given = torch.tensor(list(example.answer)[:-1], dtype=torch.int64, device=model.device)
-        hidden.append(torch.cat([model.embed(layout, rows), model.embed_tokens(given)]))
-    return hidden
+    return [
+        model.embed(layout, next(encoded) if example.prompt.images is not None else [])
+        for layout, example in zip(layouts, examples, strict=True)
+    ]
 
 
-@dataclass(slots=True)
-class _Run:
-    """The full runs of some examples and their text-only branches, layer by layer."""
-
-    model: ModelAdapter
-    attention: AttentionBackend
-    layouts: Sequence[PromptLayout]
-    answers: Sequence[int]
-
-    def __call__(self, hidden: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """Logits per full run and per branch (layer by layer), statuses ``[B, 2d]`` per layer."""
-        depth, count = self.model.decoder.num_layers, len(hidden)
-        cache = self._cache(max(rows.shape[0] for rows in hidden))
-        parts = [
-            (
-                Segment(-1 - index, rows.shape[0], layout.leaving, prefill=True),
-                rows,
-                self.model.positions(layout, 0, rows.shape[0]),
-            )
-            for index, (rows, layout) in enumerate(zip(hidden, self.layouts, strict=True))
-        ]
-        full = pack(parts)
-        branches: PackedBatch | None = None
-        statuses = []
-        for layer in range(depth):
-            if branches is not None:
-                branches = self._layer(layer, branches, cache)
-            full = self._layer(layer, full, cache)
-            statuses.append(self._status(full))
-            text, _ = full.drop_visual(range(count))
-            branches = _join(branches, text, layer)
-        assert branches is not None, "a decoder has at least one layer"
-        return self._logits(full), self._logits(branches), statuses
-
-    def _cache(self, rows: int) -> RunCache:
-        shape, count = self.model.decoder, len(self.layouts)
-        ledger = PageLedger((shape.num_layers + 1) * count, rows, shape.num_layers)
-        return RunCache(ledger, shape.num_kv_heads, shape.head_dim, self.model.dtype)
-
-    def _layer(self, layer: int, batch: PackedBatch, cache: RunCache) -> PackedBatch:
-        rotary = self.model.rotary(batch.hidden, batch.positions)
-        context = StepContext(layer, batch, cache, self.attention)
-        return batch.with_hidden(self.model.run_layer(layer, batch.hidden, rotary, context))
-
-    def _status(self, full: PackedBatch) -> Tensor:
-        """Status of each question alone: the rows before its answer."""
-        statuses = []
-        for segment, start, layout in zip(full.segments, full.starts, self.layouts, strict=True):
-            rows = slice(start, start + layout.rows)
-            alone = replace(segment, rows=layout.rows)
-            question = PackedBatch((alone,), full.hidden[rows], full.positions[..., rows])
-            statuses.append(text_token_status(question, question.hidden, [0])[0])
-        return torch.stack(statuses)
-
-    def _logits(self, batch: PackedBatch) -> list[Tensor]:
-        """Float32 logits of the rows that predict each segment's answer."""
-        lengths = [self.answers[i % len(self.answers)] for i in range(len(batch.segments))]
-        rows = [
-            row
-            for last, length in zip(batch.last_rows, lengths, strict=True)
-            for row in range(last - length + 1, last + 1)
-        ]
-        index = torch.tensor(rows, device=batch.hidden.device)
-        logits = self.model.head(batch.hidden.index_select(0, index)).float()
-        return list(logits.split(lengths))
+def _score(
+    model: ModelAdapter,
+    run: Prefilled,
+    layers: Sequence[int],
+    answers: dict[int, Sequence[int]] | dict[int, list[int]],
+) -> dict[int, Scores]:
+    """Scores of one answer to each of some prompts."""
+    if not answers:
+        return {}
+    owners, texts = list(answers), list(answers.values())
+    rows = answer_rows(model, run, owners, texts)
+    starts = [
+        torch.cat([x for k, i in enumerate(owners) for x in (tails[i], rows[layer][k])])
+        for layer, tails in zip(layers, run.tails, strict=True)
+    ]
+    twigs = [_twig(model, run, owner, len(text) - 1) for owner, text in answers.items()]
+    left = run_branches(model, run.cache, twigs, layers, starts)
+    scores, stop = {}, 0
+    for k, (owner, text) in enumerate(answers.items()):
+        stop += twigs[k].rows
+        full = torch.cat([run.last[owner][None], rows[-1][k]])
+        scores[owner] = score(model.head, full, left[:, stop - len(text) : stop], text)
+    return scores
 
 
-def _join(branches: PackedBatch | None, text: PackedBatch, layer: int) -> PackedBatch:
-    """Add the branches that leave after ``layer``, each with a cache key of its own."""
-    count = len(text.segments)
-    segments = tuple(
-        replace(segment, seq=layer * count + index) for index, segment in enumerate(text.segments)
-    )
-    if branches is None:
-        return PackedBatch(segments, text.hidden, text.positions)
-    return PackedBatch(
-        (*branches.segments, *segments),
-        torch.cat([branches.hidden, text.hidden]),
-        torch.cat([branches.positions, text.positions], dim=-1),
-    )
+def _twig(model: ModelAdapter, run: Prefilled, owner: int, more: int) -> Twig:
+    layout = run.layouts[owner]
+    kept = [*tail_rows(layout), *range(layout.rows, layout.rows + more)]
+    positions = model.positions(layout, 0, layout.rows + more)
+    index = torch.tensor(kept, device=positions.device)
+    return Twig(owner, prefix_rows(layout), len(kept), positions.index_select(-1, index))
