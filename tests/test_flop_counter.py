@@ -15,16 +15,16 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import dyvte
-from dyvte import ExitOptions, SamplingParams
+from dyvte import ExitOptions, PruneOptions, SamplingParams
 from dyvte import forward as loop
 from dyvte.attention import DenseAttention
 from dyvte.engine.report import request_stats
-from dyvte.exits.policy import ExitPolicy, Fixed, Gate, Off
+from dyvte.exits.policy import ExitPolicy, Fixed, Gate, Off, Policy
 from dyvte.flops import gate_flops
 from dyvte.models.llava import LlavaAdapter
 from tests import tiny
 from tests.engine.driver import Driver
-from tests.test_forward import Bench
+from tests.test_forward import POLICIES, Bench
 
 ALL_LAYERS = frozenset(range(tiny.LAYERS))
 
@@ -36,7 +36,7 @@ def counted(work: Any) -> int:
     return int(counter.get_total_flops())
 
 
-def layers(bench: Bench, images: Sequence[int], policies: Sequence[ExitPolicy]) -> loop.LayerLoop:
+def layers(bench: Bench, images: Sequence[int], policies: Sequence[Policy]) -> loop.LayerLoop:
     """A loop over prompts with that many images, before its first layer."""
     prompts = [tiny.prompt(seed, images=count) for seed, count in enumerate(images)]
     batch = bench.prefill(prompts)
@@ -77,6 +77,16 @@ def test_prefill(policies: list[ExitPolicy], bench: Bench) -> None:
     assert total == sum(adapter.decoder.prefill(trace.tokens_per_layer) for trace in state.traces)
 
 
+@pytest.mark.parametrize("name", [name for name in POLICIES if "gate" not in name])
+def test_pruning_rules_and_measuring_policies(name: str, bench: Bench) -> None:
+    """What a rule spends itself is what torch counts beyond the layers."""
+    adapter = bench.model.adapter
+    state = layers(bench, [1, 2, 0], [POLICIES[name]] * 3)
+    total = counted(lambda: loop.advance(adapter, state, bench.cache, bench.attention, tiny.LAYERS))
+    rows = sum(adapter.decoder.prefill(trace.tokens_per_layer) for trace in state.traces)
+    assert total - rows == sum(trace.rule_flops for trace in state.traces)
+
+
 def test_gates(bench: Bench) -> None:
     """The same loop with gates that are asked and without: the difference is the gates."""
     adapter = bench.model.adapter
@@ -107,8 +117,9 @@ def test_decode_and_head(policy: ExitPolicy, bench: Bench) -> None:
         ExitOptions(policy="off"),
         ExitOptions(policy="fixed", exit_layer=1),
         ExitOptions(aggressiveness=0.9),
+        ExitOptions(aggressiveness=0.6, prune=PruneOptions("pyramiddrop", ratio=0.4)),
     ],
-    ids=lambda exits: exits.policy,
+    ids=["off", "fixed", "gate", "gate and prune"],
 )
 @pytest.mark.parametrize("choices", [1, 2])
 def test_a_whole_request_through_the_engine(

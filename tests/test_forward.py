@@ -13,24 +13,42 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import dyvte
-from dyvte import Prompt
+from dyvte import Prompt, PruneOptions
 from dyvte import forward as loop
 from dyvte.attention import AttentionBackend, DenseAttention, SdpaAttention, causal_mask
-from dyvte.exits.policy import ExitPolicy, Fixed, Gate, Off
+from dyvte.exits.policy import Chain, Fixed, Gate, Off, Policy
+from dyvte.exits.prune.methods import BUILT_IN, prune_rule
+from dyvte.exits.state import State
 from dyvte.forward import ForwardOutput, forward
 from dyvte.kv_cache import KVCache, RunCache
 from dyvte.models.adapter import PromptLayout
 from dyvte.packing import PackedBatch, Segment, pack
 from dyvte.pages import PageLedger
+from dyvte.trace import SequenceTrace
 from tests import tiny
 
-POLICIES: dict[str, ExitPolicy] = {
+
+def chain(method: str, leave: Any, **settings: Any) -> Chain:
+    """A pruning method before an exit."""
+    return Chain(prune_rule(PruneOptions(method, **settings), tiny.LAYERS), leave)
+
+
+HALVES = {method: chain(method, Off()) for method in BUILT_IN}
+POLICIES: dict[str, Policy] = {
     "off": Off(),
     "0": Fixed(0),
     "1": Fixed(1),
     "last": Fixed(tiny.LAYERS - 1),
     "gate": Gate(0.5, frozenset(range(tiny.LAYERS))),
     "gate .9 from 1": Gate(0.9, frozenset(range(tiny.LAYERS)), min_layer=1),
+    "state": State(0.5, tiny.scale()),
+    "state .9 from 1": State(0.9, tiny.scale("pull_question", 0.5), min_layer=1),
+    **HALVES,
+    "fastv, then gate": chain("fastv", Gate(0.5, frozenset(range(tiny.LAYERS))), layer=1),
+    "fastv, then 2": chain("fastv", Fixed(2), layer=1, ratio=0.8),
+    "pyramiddrop, then state": chain("pyramiddrop", State(0.4, tiny.scale("pull_last"))),
+    "divprune, then 0": chain("divprune", Fixed(0), ratio=0.3),
+    "all at once": chain("dart", Off(), layer=1, ratio=1.0),
 }
 sequences = st.fixed_dictionaries(
     {
@@ -84,9 +102,7 @@ class Bench:
         return pack(parts)
 
     @torch.inference_mode()
-    def run(
-        self, batch: PackedBatch, policies: Sequence[ExitPolicy] | None = None
-    ) -> ForwardOutput:
+    def run(self, batch: PackedBatch, policies: Sequence[Policy] | None = None) -> ForwardOutput:
         asked = policies or [Off()] * len(batch.segments)
         return forward(self.model.adapter, batch, self.cache, asked, self.attention)
 
@@ -112,6 +128,8 @@ def test_a_mixed_batch_is_each_alone(
         assert out.traces[0].exit_layer == whole.traces[index].exit_layer
         assert out.traces[0].tokens_per_layer == whole.traces[index].tokens_per_layer
         assert out.traces[0].gates_asked == whole.traces[index].gates_asked
+        assert out.traces[0].cuts == whole.traces[index].cuts
+        assert out.traces[0].rule_flops == whole.traces[index].rule_flops
         for done, logits in enumerate(later):
             step = alone.run(alone.decode([ids[index]], done))
             torch.testing.assert_close(step.logits[0], logits[index], atol=3e-5, rtol=0)
@@ -126,22 +144,28 @@ def test_lengths_of_the_cache_are_the_trace(
     out = bench.run(batch, [POLICIES[one["policy"]] for one in several])
     for seq, (trace, layout) in enumerate(zip(out.traces, bench.layouts, strict=True)):
         exit_layer = tiny.LAYERS if trace.exit_layer is None else trace.exit_layer
-        gone = sum(len(span) for span in layout.leaving)
-        expected = [
-            layout.rows - (gone if layer > exit_layer else 0) for layer in range(tiny.LAYERS)
-        ]
+        text = layout.rows - sum(len(span) for span in layout.leaving)
+        there = [layout.rows - text] * tiny.LAYERS
+        for layer, rows in trace.kept_visual(there[0]):
+            there[layer:] = [len(rows)] * (tiny.LAYERS - layer)
+        expected = [text + (there[i] if i <= exit_layer else 0) for i in range(tiny.LAYERS)]
         assert trace.tokens_per_layer == bench.cache.lengths(seq) == expected
 
 
 class MaskedDense(DenseAttention):
-    """The oracle of a removal: nothing leaves, but above the exit no row sees a visual key.
+    """The oracle of a removal: nothing leaves, but no row sees a visual key that is gone.
 
     The visual rows go on being computed; nobody looks at them.
     """
 
-    def __init__(self, layout: PromptLayout, exit_layer: int) -> None:
-        self.visual = [row for span in layout.leaving for row in range(span.start, span.stop)]
-        self.exit_layer = exit_layer
+    def __init__(self, layout: PromptLayout, trace: SequenceTrace) -> None:
+        visual = [row for span in layout.leaving for row in span.rows]
+        self.gone: list[list[int]] = [[] for _ in range(tiny.LAYERS)]
+        for layer, kept in trace.kept_visual(len(visual)):
+            stay = {visual[i] for i in kept}
+            self.gone[layer:] = [[row for row in visual if row not in stay]] * (tiny.LAYERS - layer)
+        if trace.exit_layer is not None:
+            self.gone[trace.exit_layer + 1 :] = [visual] * (tiny.LAYERS - trace.exit_layer - 1)
 
     def __call__(
         self,
@@ -153,32 +177,35 @@ class MaskedDense(DenseAttention):
         cache: KVCache,
         scale: float,
     ) -> Tensor:
-        if layer <= self.exit_layer:
+        if not self.gone[layer]:
             return super().__call__(q_THD, k_TKD, v_TKD, layer, batch, cache, scale)
         keys, values = cache.rows(0, layer)
         groups = q_THD.shape[1] // keys.shape[0]
         seen = causal_mask(q_THD.shape[0], keys.shape[1], keys.device)
-        seen[:, self.visual] = False
+        seen[:, self.gone[layer]] = False
         seen[~seen.any(1)] = True  # an image that begins the prompt: rows that nobody reads
         scores = q_THD.transpose(0, 1) @ keys.repeat_interleave(groups, 0).transpose(1, 2) * scale
         weights = scores.masked_fill(~seen, float("-inf")).softmax(-1)
         return (weights @ values.repeat_interleave(groups, 0)).transpose(0, 1)
 
 
-@pytest.mark.parametrize("exit_layer", range(tiny.LAYERS))
+REMOVALS = {name: policy for name, policy in POLICIES.items() if name not in ("off", "all at once")}
+
+
+@pytest.mark.parametrize("policy", REMOVALS.values(), ids=REMOVALS)
 @pytest.mark.parametrize(
     "prompt",
     [tiny.prompt(1), tiny.prompt(2, images=2), tiny.prompt(3, after=1), tiny.prompt(4, after=0)],
     ids=["one image", "two images", "one token after", "nothing after"],
 )
 def test_removal_is_masking_the_visual_keys(
-    prompt: Prompt, exit_layer: int, tiny_model: dyvte.Model
+    prompt: Prompt, policy: Policy, tiny_model: dyvte.Model
 ) -> None:
     removed = Bench(tiny_model)
-    first = removed.run(removed.prefill([prompt]), [Fixed(exit_layer)])
+    first = removed.run(removed.prefill([prompt]), [policy])
     masked = Bench(tiny_model)
     batch = masked.prefill([prompt])
-    masked.attention = MaskedDense(masked.layouts[0], exit_layer)
+    masked.attention = MaskedDense(masked.layouts[0], first.traces[0])
     oracle = masked.run(batch)
     torch.testing.assert_close(first.logits, oracle.logits, atol=3e-5, rtol=0)
     for done, token in enumerate((17, 99)):

@@ -25,6 +25,7 @@ from transformers import (
 import dyvte
 from dyvte.exits.files import GateCard, write_gates
 from dyvte.exits.gate import GateBank
+from dyvte.exits.state import StateScale
 from dyvte.prompt import IMAGE, Prompt
 
 LAYERS, HIDDEN, VOCAB, CONTEXT = 4, 32, 264, 256
@@ -120,6 +121,12 @@ def gates(seed: int = 1, inner: int = 8, layers: Sequence[int] = range(LAYERS)) 
     w1 = {layer: torch.randn(inner, 2 * HIDDEN, generator=draw) * 0.3 for layer in layers}
     w2 = {layer: torch.randn(2, inner, generator=draw) * 0.2 for layer in layers}
     return GateBank(w1, w2)
+
+
+def scale(signal: str = "mass_question", bias: float = 1.2) -> StateScale:
+    """A state scale that fires for some prompts and layers and not for others."""
+    layers = tuple(range(LAYERS))
+    return StateScale(signal, layers, (-2.0,) * LAYERS, (-bias,) * LAYERS)
 
 
 def save(folder: Path) -> Path:

@@ -94,10 +94,12 @@ class LayerView:
         return torch.arange(first, rows, device=self.batch.hidden.device)
 
     def change(self, rows: Tensor) -> Tensor:
-        """``[R]`` float32: how far (L2) the layer moved the residual stream of some rows."""
+        """``[R]`` float32: how far (L2) the layer moved the residual stream of some rows.
+
+        Free by the FLOPs convention, which leaves norms and additions out.
+        """
         assert self.before is not None, "asked before the first layer has run"
         moved = self.hidden[rows].float() - self.before[self.rows][rows].float()
-        self.flops += 2 * moved.numel()
         length: Tensor = torch.linalg.vector_norm(moved, dim=-1)
         return length
 

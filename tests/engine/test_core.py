@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dyvte
-from dyvte import ExitOptions, OptionError, PromptError, SamplingParams
+from dyvte import ExitOptions, OptionError, PromptError, PruneOptions, SamplingParams
 from dyvte.engine.build import EngineConfig
 from dyvte.params import FinishReason
 from tests import tiny
@@ -26,6 +26,13 @@ EXITS = {
     "last": ExitOptions(policy="fixed", exit_layer=3),
     "gate": ExitOptions(policy="gate", aggressiveness=0.5),
     "gate .9": ExitOptions(policy="gate", aggressiveness=0.9, min_layer=1),
+    "fastv": ExitOptions(policy="off", prune=PruneOptions("fastv", layer=1, ratio=0.5)),
+    "fastv, then 2": ExitOptions(
+        policy="fixed", exit_layer=2, prune=PruneOptions("fastv", layer=1, ratio=0.5)
+    ),
+    "pyramiddrop, then gate": ExitOptions(
+        aggressiveness=0.6, prune=PruneOptions("pyramiddrop", ratio=0.4)
+    ),
 }
 requests = st.fixed_dictionaries(
     {
@@ -95,9 +102,11 @@ def test_requests_that_join_midway_get_the_tokens_of_alone(
     driver.check_empty()
 
 
+@pytest.mark.parametrize("exits", ["gate", "fastv", "fastv, then 2"])
 def test_a_tiny_pool_preempts_the_youngest_and_nobody_notices(
-    alone: Alone, tiny_model: dyvte.Model
+    exits: str, tiny_model: dyvte.Model
 ) -> None:
+    """Recomputed with generated tokens behind it, a rule would rank the image anew."""
     params = SamplingParams(max_tokens=24, temperature=0, ignore_eos=True)
     driver = Driver(tiny_model, small(44))
     preempted: list[int] = []
@@ -111,15 +120,16 @@ def test_a_tiny_pool_preempts_the_youngest_and_nobody_notices(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(driver.core.scheduler), "plan", lambda self, rows: spy(rows))
         for index in range(4):
-            driver.add(f"r{index}", tiny.prompt(index), params, EXITS["gate"])
+            driver.add(f"r{index}", tiny.prompt(index), params, EXITS[exits])
         driver.run()
     assert preempted
     assert 0 not in preempted
     for index in range(4):
-        one = tiny.alone(tiny_model, tiny.prompt(index), sampling=params, exits=EXITS["gate"])
+        one = tiny.alone(tiny_model, tiny.prompt(index), sampling=params, exits=EXITS[exits])
         assert driver.tokens(f"r{index}") == one.token_ids
         stats = driver.core.stats_of(driver.states[f"r{index}"])
         assert stats.exit_layer == one.exit_layer
+        assert stats.kept_visual == one.kept_visual
         assert stats.flops == one.flops
     driver.check_empty()
 
