@@ -19,7 +19,8 @@ from tests import tiny
 CARD = GateCard(tiny.HIDDEN, tiny.LAYERS, (0, 1, 2, 3), trained_on="nothing")
 
 
-def assert_same(one: GateBank, other: GateBank) -> None:
+def assert_same(one: GateBank | None, other: GateBank) -> None:
+    assert one is not None
     assert one.layers == other.layers
     for layer in one.layers:
         assert torch.equal(one.w1[layer], other.w1[layer])
@@ -148,6 +149,35 @@ def test_gates_given_by_hand_replace_the_folders_own(tmp_path: Path, tiny_folder
     assert model.gate_card is not None
     exits = ExitOptions(aggressiveness=1.0)
     assert tiny.alone(model, tiny.prompt(0), exits=exits).exit_layer == 2
+
+
+def test_a_card_alone_is_enough_where_it_says_that_there_are_no_gates(tmp_path: Path) -> None:
+    alone = GateCard(tiny.HIDDEN, tiny.LAYERS, (), vtw={"k": 2, "eta": 1.0})
+    write_gates(tmp_path, None, alone)
+    assert not (tmp_path / "gates.safetensors").exists()
+    assert read_gates(tmp_path) == (None, alone)
+    base = tiny.gates()
+    assert read_gates(tmp_path, base) == (base, alone)
+    write_gates(tmp_path, None, CARD)  # its gates were lost
+    with pytest.raises(ModelError, match="no gate weights"):
+        read_gates(tmp_path)
+
+
+def test_a_card_of_another_model_is_refused(tmp_path: Path, tiny_folder: Path) -> None:
+    write_gates(tmp_path, None, GateCard(tiny.HIDDEN, tiny.LAYERS + 1, ()))
+    with pytest.raises(ModelError, match="5 layers"):
+        dyvte.load(tiny_folder, gates=tmp_path, device="cpu", dtype="float32")
+
+
+def test_a_card_is_written_for_people_as_well(tmp_path: Path) -> None:
+    point = {"setting": 0.5, "changed": 3, "exits": list(range(60))}
+    curve = {"single": {"samples": 600, "points": [point, point]}}
+    card = GateCard(tiny.HIDDEN, tiny.LAYERS, (), calibration={"curves": {"gate": curve}})
+    write_gates(tmp_path, None, card)
+    lines = (tmp_path / "gates.json").read_text().splitlines()
+    assert sum('"setting"' in line for line in lines) == 2
+    assert len(lines) < 40
+    assert read_gates(tmp_path)[1] == card
 
 
 def test_a_card_is_plain_json(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -12,10 +12,8 @@ from torch import Tensor
 
 import dyvte
 from dyvte import ExitOptions, OptionError, PruneOptions, SamplingParams
-from dyvte.exits import plugins
-from dyvte.exits.prune.methods import prune_methods, prune_rule
-from dyvte.exits.prune.rule import Ranking, kept_rows
-from dyvte.exits.view import LayerView
+from dyvte.exits.prune.methods import prune_rule
+from dyvte.exits.prune.rule import kept_rows
 from tests import tiny
 
 ONE_TOKEN = SamplingParams(max_tokens=1, temperature=0, ignore_eos=True)
@@ -170,39 +168,3 @@ def test_settings_that_make_no_sense_name_their_field(options: PruneOptions, fie
     with pytest.raises(OptionError) as caught:
         prune_rule(options, tiny.LAYERS)
     assert caught.value.field == field
-
-
-@dataclass(frozen=True, slots=True)
-class EveryOther(Ranking):
-    """What another package might bring."""
-
-    name: ClassVar[str] = "every_other"
-
-    @classmethod
-    def of(cls, options: PruneOptions, num_layers: int) -> EveryOther:
-        return cls(((options.layer or 1, 0.5),))
-
-    def score(self, view: LayerView) -> Tensor:
-        return -(torch.arange(len(view.visual)) % 2).float()
-
-
-def test_another_package_adds_a_method(
-    tiny_model: dyvte.Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Entry:
-        name, value = "every_other", "package:EveryOther.of"
-
-        def load(self) -> Any:
-            return EveryOther.of
-
-    monkeypatch.setattr(plugins.metadata, "entry_points", lambda group: [Entry()])
-    plugins.entry_points.cache_clear()
-    try:
-        assert "every_other" in prune_methods()
-        prune = PruneOptions("every_other", layer=2)
-        [result] = dyvte.generate(
-            tiny_model, tiny.prompt(1), ONE_TOKEN, ExitOptions(policy="off", prune=prune)
-        )
-    finally:
-        plugins.entry_points.cache_clear()
-    assert result.kept_visual == ((2, (0, 2, 4, 6, 8)),)

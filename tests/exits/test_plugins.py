@@ -1,0 +1,67 @@
+"""What docs/policies.md tells a third party to write works as written, once it is installed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import dyvte
+from dyvte import ExitOptions, PruneOptions
+from dyvte.errors import ModelError
+from dyvte.exits.plugins import entry_points
+from tests import tiny
+from tests.exits.test_prune import ONE_TOKEN
+
+PAGE = Path(__file__).parents[2] / "docs" / "policies.md"
+
+
+def blocks(language: str) -> str:
+    """All code of one language on the page, in order."""
+    found: list[str] = re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    return "\n".join(found)
+
+
+def install(folder: Path, name: str, code: str, points: str) -> None:
+    """What ``pip install`` leaves behind: a module and its metadata."""
+    (folder / f"{name}.py").write_text(code)
+    info = folder / f"{name}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(points)
+
+
+def from_toml(text: str) -> str:
+    """``[project.entry-points."group"]`` tables as ``entry_points.txt`` has them."""
+    ini = re.sub(r'\[project\.entry-points\."(.+?)"\]', r"[\1]", text)
+    return re.sub(r'= "(.+)"', r"= \1", ini)
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder that Python looks for packages in."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    entry_points.cache_clear()
+    yield tmp_path
+    entry_points.cache_clear()
+
+
+def test_the_pages_method_and_policy(site: Path, tiny_model: dyvte.Model) -> None:
+    install(site, "my_package", blocks("python"), from_toml(blocks("toml")))
+    prompts = [tiny.prompt(seed) for seed in (1, 2)]
+    loud = ExitOptions(policy="off", prune=PruneOptions("loudest", layer=2, ratio=0.7))
+    still = ExitOptions(policy="still", aggressiveness=0.9)
+    pruned, exited = dyvte.generate(tiny_model, prompts, ONE_TOKEN, [loud, still])
+    [(layer, rows)] = pruned.kept_visual
+    assert (layer, len(rows)) == (2, 3)
+    assert exited.exit_layer is not None
+    assert exited.stats.policy == "still"
+    assert "still" in tiny_model.grants.policies
+
+
+def test_a_broken_package_is_named(site: Path) -> None:
+    install(site, "broken", "raise ImportError('no')", "[dyvte.prune_methods]\nx = broken:X\n")
+    with pytest.raises(ModelError, match="broken:X cannot be loaded"):
+        entry_points("dyvte.prune_methods")
