@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ import torch
 from dyvte.errors import OptionError, PromptError
 from dyvte.exits.files import GateCard, read_gates
 from dyvte.exits.gate import GateBank
-from dyvte.exits.resolve import Grants
+from dyvte.exits.grants import Grants
+from dyvte.exits.offers import Offers
 from dyvte.models import registry
 from dyvte.models.adapter import ModelAdapter
 from dyvte.models.chat import ChatFormat, images_of
@@ -34,6 +35,7 @@ class Model:
     process_images: ImageProcessor | None = None
     token_bytes: TokenBytes | None = None
     gate_card: GateCard | None = None
+    offers: Offers = field(default_factory=Offers)
 
     @property
     def gates(self) -> GateBank | None:
@@ -44,7 +46,7 @@ class Model:
     def grants(self) -> Grants:
         """What requests may ask of this model."""
         gated = self.gates.layers if self.gates else frozenset()
-        return Grants(self.adapter.decoder.num_layers, gated)
+        return Grants(self.adapter.decoder.num_layers, gated, self.offers)
 
     def prompt(self, messages: Sequence[Message]) -> Prompt:
         """Chat messages with PIL images → a processed prompt. Raises PromptError."""
@@ -56,11 +58,12 @@ class Model:
             raise PromptError("messages is empty: give at least one")
         pictures = images_of(messages)
         ids = self.chat.encode(messages)
+        turns = max(1, sum(message.get("role") == "user" for message in messages))
         if not pictures:
-            return Prompt(ids)
+            return Prompt(ids, user_turns=turns)
         if self.process_images is None:
             raise PromptError(f"{self.name} has no image processor; it takes text only")
-        return Prompt(ids, self.process_images(pictures))
+        return Prompt(ids, self.process_images(pictures), turns)
 
     def text(self, token_ids: Sequence[int]) -> str:
         """The text of generated ids (empty without a tokenizer)."""
@@ -85,8 +88,11 @@ def load(
         bank, card = read_gates(gates, adapter.gates)
     elif (folder / "gates").is_dir():
         bank, card = read_gates(folder / "gates", adapter.gates)
+    made_for = adapter.decoder.hidden_size, adapter.decoder.num_layers
+    if card is not None:
+        card.check(*made_for)
     if bank is not None:
-        bank.check(adapter.decoder.hidden_size, adapter.decoder.num_layers)
+        bank.check(*made_for)
         adapter.gates = bank.to(adapter.device)
     return Model(
         adapter=adapter,
@@ -96,6 +102,7 @@ def load(
         process_images=opened.process_images,
         token_bytes=TokenBytes(opened.tokenizer) if opened.tokenizer is not None else None,
         gate_card=card,
+        offers=Offers.of(card),
     )
 
 

@@ -16,6 +16,13 @@ from dyvte.errors import OptionError
 
 MAX_TOP_LOGPROBS = 20
 
+# Settings that a policy which decides nothing cannot heed.
+MEANINGLESS = {
+    "fixed": ("aggressiveness", "min_layer", "max_layer", "max_risk"),
+    "off": ("aggressiveness", "min_layer", "max_layer", "max_risk"),
+    "vtw": ("aggressiveness", "max_layer", "max_risk"),
+}
+
 T = TypeVar("T")
 
 
@@ -127,7 +134,10 @@ class ExitOptions:
     ``policy`` "gate" asks the model's gates: layer l fires iff
     ``logit_exit - logit_keep > log((1 - a) / a)`` with ``a = aggressiveness`` (None: 0.5, the
     paper's argmax), inside ``min_layer..max_layer`` only. "fixed" exits after ``exit_layer``
-    (0-based; the layers 0..exit_layer see the image). "off" never exits.
+    (0-based; the layers 0..exit_layer see the image). "off" never exits. "state" fires like a
+    gate, by what the model itself shows (None: the promise of the preset ``balanced``); "vtw"
+    exits at the layer that its calibration found, not before ``min_layer``. ``max_risk`` is
+    turned into an aggressiveness by a calibration.
     """
 
     policy: str = "gate"
@@ -175,8 +185,8 @@ class ExitOptions:
             raise OptionError("exit_layer", 'is required with policy "fixed"')
         if self.policy != "fixed" and self.exit_layer is not None:
             raise OptionError("exit_layer", f'needs policy "fixed", not "{self.policy}"')
-        for name in ("aggressiveness", "min_layer", "max_layer", "max_risk"):
-            if self.policy in ("fixed", "off") and getattr(self, name) is not None:
+        for name in MEANINGLESS.get(self.policy, ()):
+            if getattr(self, name) is not None:
                 raise OptionError(name, f'has no meaning with policy "{self.policy}"')
         if self.max_risk is not None:
             for name in ("aggressiveness", "min_layer", "max_layer", "prune"):

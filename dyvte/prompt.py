@@ -40,17 +40,24 @@ class VisualSpan:
 class Prompt:
     """Token ids, with ``IMAGE`` once per image, and the processed images in the same order.
 
+    ``user_turns`` above 1 make it a conversation, whose exits are measured apart.
     ``images`` is what the family's image processor returns, e.g. ``{"pixel_values":
     [images, 3, H, W]}``; None for text only.
     """
 
     token_ids: Sequence[int]
     images: Mapping[str, Any] | None = field(default=None)
+    user_turns: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "token_ids", [int(i) for i in self.token_ids])
         if not self.token_ids:
             raise PromptError("the prompt is empty: give at least one token")
+
+    @property
+    def conversation(self) -> bool:
+        """True if the user has asked before."""
+        return self.user_turns > 1
 
     @property
     def num_images(self) -> int:

@@ -23,7 +23,7 @@ from starlette.responses import Response
 from server.api.chat import Chat
 from server.api.context import RequestContext
 from server.api.errors import ApiError, bad_request, of_status
-from server.api.exits import server_default
+from server.api.exits import promised_risk
 from server.api.guard import OPEN, BodyGuard, KeyGuard
 from server.api.models import ModelCard, ModelList
 from server.api.openapi import CHAT, answer, chat_responses, errors, install_schema
@@ -63,7 +63,7 @@ def create_app(
             engine,
             version(),
             settings.shadow_share,
-            server_default(engine.info, settings).max_risk,
+            promised_risk(engine.info, settings),
         ),
         on_refusal=metrics.refusal,
         on_failure=on_failure,

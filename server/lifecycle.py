@@ -20,7 +20,7 @@ from dyvte.engine.events import Engine
 from dyvte.params import SamplingParams
 from dyvte.prompt import Prompt
 from server.api.errors import queue_full, unavailable
-from server.api.exits import in_force, server_default
+from server.api.exits import aliases, in_force, server_default
 from server.settings import Settings
 
 log = structlog.get_logger("dyvte.server")
@@ -150,9 +150,13 @@ class Lifecycle:
 
 def _check_operator_exits(engine: Engine, settings: Settings) -> None:
     """The default and the presets must hold on this model under the caps. Raises OptionError."""
-    for exits in (server_default(engine.info, settings), *engine.info.presets.values()):
-        held = in_force(exits, engine, settings)
-        engine.check(Prompt([0]), SamplingParams(max_tokens=1), held)
+    info, name = engine.info, settings.name
+    for conversation in (False, True):
+        presets = aliases(name, info, conversation).values()
+        prompt = Prompt([0], user_turns=1 + conversation)
+        for exits in (server_default(info, settings, conversation), *presets):
+            held = in_force(exits, engine, settings, conversation)
+            engine.check(prompt, SamplingParams(max_tokens=1), held)
 
 
 async def _in_thread(open_engine: OpenEngine) -> Engine:

@@ -56,8 +56,9 @@ class EngineCore:
         """Expand and validate without admitting. Raises PromptError, OptionError."""
         adapter, sampling = self.model.adapter, request.sampling
         layout = adapter.layout(request.prompt)
-        options = request.exits or self.model.grants.default
-        policy = resolve(options, self.model.grants)
+        grants, conversation = self.model.grants, request.prompt.conversation
+        options = request.exits or grants.default_for(conversation)
+        policy = resolve(options, grants, conversation)
         room = self.max_model_len - layout.rows
         if room < 1 or (sampling.max_tokens is not None and sampling.max_tokens > room):
             asked = "" if sampling.max_tokens is None else f" + {sampling.max_tokens} new tokens"

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from dyvte.engine.stats import EngineSnapshot, Observer, RequestStats
+from dyvte.exits.presets import PresetRecord as PresetRecord
 from dyvte.params import ExitOptions, FinishReason, SamplingParams
 from dyvte.prompt import Message, Prompt
 
@@ -56,8 +57,10 @@ class ModelInfo:
     """What a loaded model is and offers; nothing here changes while it runs.
 
     ``policies`` are the exit policies that a request may name; ``presets`` maps an alias
-    ("safe", "balanced", "aggressive") to its options; ``default_exits`` is used where a request
-    says nothing. ``max_model_len`` counts prompt rows (visual included) plus new tokens.
+    ("safe", "balanced", "aggressive") to its options and ``records`` to what was measured of it;
+    ``default_exits`` is used where a request says nothing. ``conversation_presets`` and
+    ``conversation_default`` say where a prompt of several user turns is treated otherwise.
+    ``max_model_len`` counts prompt rows (visual included) plus new tokens.
     ``strips_leading_space``: the tokenizer puts one space in front of an answer's first word
     ("▁Yes"), which is not part of the answer.
     """
@@ -72,6 +75,9 @@ class ModelInfo:
     policies: tuple[str, ...]
     default_exits: ExitOptions
     presets: Mapping[str, ExitOptions] = field(default_factory=dict)
+    conversation_presets: Mapping[str, ExitOptions] = field(default_factory=dict)
+    conversation_default: ExitOptions | None = None
+    records: Mapping[str, PresetRecord] = field(default_factory=dict)
     has_gates: bool = False
     calibrated: bool = False
     exits_hint: str | None = None
@@ -116,9 +122,10 @@ class Engine(Protocol):
         submitting anything.
         """
 
-    def resolve(self, exits: ExitOptions | None) -> ExitOptions:
+    def resolve(self, exits: ExitOptions | None, conversation: bool = False) -> ExitOptions:
         """What ``exits`` means on this model: defaults filled in, ``max_risk`` turned into its
         calibrated aggressiveness, so that a caller can cap the values that will be in force.
+        ``conversation``: the prompt has several user turns, whose risk is measured apart.
 
         Raises OptionError.
         """

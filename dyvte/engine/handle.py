@@ -26,8 +26,7 @@ from dyvte.engine.stats import EngineSnapshot, Observer, RequestStats, ShadowSta
 from dyvte.engine.stream import Outbox, Stream
 from dyvte.engine.warmup import warm_up
 from dyvte.errors import EngineStopped, QueueFull
-from dyvte.exits.policy import Gate, exit_of
-from dyvte.exits.resolve import resolve
+from dyvte.exits.resolve import resolve, settle
 from dyvte.model import load
 from dyvte.params import ExitOptions, SamplingParams
 from dyvte.prompt import Message, Prompt
@@ -78,13 +77,12 @@ class AsyncEngine:
         """Prompt tokens, visual rows counted. Raises PromptError, OptionError."""
         return self.core.check(EngineRequest("", prompt, sampling, exits)).layout.rows
 
-    def resolve(self, exits: ExitOptions | None) -> ExitOptions:
+    def resolve(self, exits: ExitOptions | None, conversation: bool = False) -> ExitOptions:
         """The options in force, defaults filled in. Raises OptionError."""
-        options = exits or self.info.default_exits
-        policy = exit_of(resolve(options, self.core.model.grants))
-        if isinstance(policy, Gate):
-            return replace(options, aggressiveness=policy.aggressiveness, max_risk=None)
-        return options
+        grants = self.core.model.grants
+        settled = settle(exits or grants.default_for(conversation), grants, conversation)
+        resolve(settled, grants, conversation)
+        return settled
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes a token stands for."""
@@ -103,8 +101,6 @@ class AsyncEngine:
             raise QueueFull(f"{pending} requests are waiting", self._retry_after())
         if request.request_id in self._outboxes:
             raise ValueError(f"request id {request.request_id!r} is in use")
-        if request.exits is None:
-            request = replace(request, exits=self.info.default_exits)
         state = self.core.check(request)
         outbox = Outbox(state, asyncio.get_running_loop())
         self._outboxes[request.request_id] = outbox

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from dyvte.engine.core import EngineCore
 from dyvte.engine.events import ModelInfo
+from dyvte.exits.grants import Grants
 from dyvte.model import Model
-from dyvte.params import ExitOptions
-
-# Aggressiveness behind the aliases of gates whose card names none.
-UNMEASURED = {"safe": 0.25, "balanced": 0.5, "aggressive": 0.75}
 
 
 def describe(model: Model, core: EngineCore) -> ModelInfo:
@@ -24,32 +21,34 @@ def describe(model: Model, core: EngineCore) -> ModelInfo:
         attention=core.runner.attention.name,
         policies=grants.policies,
         default_exits=grants.default,
-        presets=_presets(model),
+        presets=grants.presets(conversation=False),
+        conversation_presets=grants.presets(conversation=True),
+        conversation_default=grants.default_for(conversation=True),
+        records=grants.records(),
         has_gates=bool(grants.gated_layers),
-        calibrated=False,
-        exits_hint=_hint(model),
+        calibrated=grants.calibrated,
+        exits_hint=_hint(grants),
         strips_leading_space=bool(model.token_bytes and model.token_bytes.strips_leading_space),
     )
 
 
-def _presets(model: Model) -> dict[str, ExitOptions]:
-    """Options behind the aliases: the gates' own card may say better than these."""
-    presets = {"off": ExitOptions(policy="off")}
-    if model.grants.gated_layers:
-        for name, aggressiveness in UNMEASURED.items():
-            presets[name] = ExitOptions(aggressiveness=aggressiveness)
-        card = model.gate_card.presets if model.gate_card else {}
-        presets |= {name: ExitOptions.of(options) for name, options in card.items()}
-    return presets
-
-
-def _hint(model: Model) -> str | None:
+def _hint(grants: Grants) -> str | None:
     """What an operator should know about this model's exits, if anything."""
-    if not model.grants.gated_layers:
-        return "no gates: serve with --gates DIR (see docs/exits.md) or ask for policy fixed"
-    if model.gate_card is None or model.gate_card.calibration is None:
+    if grants.calibrated:
+        default = grants.default
+        if default.policy == "off" or default.aggressiveness == 0.0:
+            return (
+                "the calibration does not prove the preset balanced, so images stay by default: "
+                "calibrate on more samples (see docs/exits.md)"
+            )
+        return None
+    if not grants.gated_layers:
         return (
-            "these gates carry no calibration: nobody measured how many answers an exit changes; "
-            "the default is the paper's rule, aggressiveness 0.5 (see docs/exits.md)"
+            "no gates and no calibration, so images stay. Savings within minutes: "
+            "dyvte collect --labels self on a few hundred questions of your own, dyvte calibrate "
+            "--data THAT --out DIR, and serve with --gates DIR (see docs/exits.md)"
         )
-    return None
+    return (
+        "these gates carry no calibration: nobody measured how many answers an exit changes; "
+        "the default is the paper's rule, aggressiveness 0.5 (see dyvte calibrate)"
+    )

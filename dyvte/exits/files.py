@@ -1,9 +1,11 @@
 """Gate files: a folder with ``gates.safetensors`` and ``gates.json``, or the published layout.
 
 The folder is ours: tensors ``layers.{l}.w1.weight`` and ``.w2.weight`` and a JSON card that says
-what the gates were made for. The published code keeps its gates inside the checkpoint as
-``model.visual_gates_router.{l}.w1.weight``; both are read, also from a single file, and a file
-with only some of the matrices (say, every w2) is laid over the gates that are there already.
+what the gates were made for and what was measured of them. A card alone is enough for what needs
+no gates (policies ``state``, ``vtw`` and a calibrated ``fixed``). The published code keeps its
+gates inside the checkpoint as ``model.visual_gates_router.{l}.w1.weight``; both are read, also
+from a single file, and a file with only some of the matrices (say, every w2) is laid over the
+gates that are there already.
 """
 
 from __future__ import annotations
@@ -23,12 +25,18 @@ from dyvte.errors import ModelError
 from dyvte.exits.gate import GateBank
 
 FORMAT = "dyvte-gates"
+CARD = "gates.json"
+LINE = 100
 _KEY = re.compile(r"(?:^|\.)(?:visual_gates_router|layers)\.(\d+)\.(w[12])\.weight$")
 
 
 @dataclass(frozen=True, slots=True)
 class GateCard:
-    """What a gate folder says of itself (``gates.json``)."""
+    """What a gate folder says of itself (``gates.json``).
+
+    ``presets``, ``calibration``, ``state`` and ``vtw`` are plain values as ``dyvte calibrate``
+    wrote them; ``dyvte.exits.offers`` reads them.
+    """
 
     hidden_size: int
     num_layers: int
@@ -38,6 +46,16 @@ class GateCard:
     version: int = 1
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     calibration: Mapping[str, Any] | None = None
+    state: Mapping[str, Any] | None = None
+    vtw: Mapping[str, Any] | None = None
+
+    def check(self, hidden_size: int, num_layers: int) -> None:
+        """Raise ModelError if this card does not belong to such a model."""
+        if (self.hidden_size, self.num_layers) != (hidden_size, num_layers):
+            raise ModelError(
+                f"gates: the card is about a model of {self.num_layers} layers and hidden size "
+                f"{self.hidden_size}, this one has {num_layers} and {hidden_size}"
+            )
 
 
 def gate_key(name: str) -> tuple[int, str] | None:
@@ -61,17 +79,25 @@ def bank_from(tensors: Mapping[str, Tensor], base: GateBank | None = None) -> Ga
     return GateBank(weights["w1"], weights["w2"])
 
 
-def read_gates(path: str | Path, base: GateBank | None = None) -> tuple[GateBank, GateCard | None]:
-    """Read a gate folder or file. Raises ModelError."""
+def read_gates(
+    path: str | Path, base: GateBank | None = None
+) -> tuple[GateBank | None, GateCard | None]:
+    """Read a gate folder or file, laid over ``base``. Raises ModelError.
+
+    Gates may be missing only where a card says that there are none.
+    """
     root = Path(path)
     if not root.exists():
         raise ModelError(f"gates: {root} does not exist; give a folder with gates.safetensors")
+    file = root / CARD if root.is_dir() else None
+    card = _read_card(file) if file and file.exists() else None
     files = [root] if root.is_file() else sorted(root.glob("*.safetensors"))
     tensors = dict(_gate_tensors(files))
-    if not tensors:
+    if tensors:
+        return bank_from(tensors, base), card
+    if card is None or card.layers:
         raise ModelError(f"gates: no gate weights found in {root}")
-    card = root / "gates.json" if root.is_dir() else None
-    return bank_from(tensors, base), _read_card(card) if card and card.exists() else None
+    return base, card
 
 
 def _gate_tensors(files: Iterable[Path]) -> Iterable[tuple[str, Tensor]]:
@@ -96,13 +122,41 @@ def _read_card(path: Path) -> GateCard:
         raise ModelError(f"gates: {path} cannot be read ({error})") from error
 
 
-def write_gates(folder: str | Path, bank: GateBank, card: GateCard) -> None:
-    """Write ``gates.safetensors`` and ``gates.json`` (the folder is made if missing)."""
+def write_gates(folder: str | Path, bank: GateBank | None, card: GateCard) -> None:
+    """Write ``gates.safetensors`` (if there are gates) and ``gates.json``.
+
+    The folder is made if missing.
+    """
     root = Path(folder)
     root.mkdir(parents=True, exist_ok=True)
-    tensors = {}
-    for layer in sorted(bank.layers):
-        tensors[f"layers.{layer}.w1.weight"] = bank.w1[layer].contiguous()
-        tensors[f"layers.{layer}.w2.weight"] = bank.w2[layer].contiguous()
-    save_file(tensors, str(root / "gates.safetensors"), metadata={"format": "pt"})
-    (root / "gates.json").write_text(json.dumps(asdict(card), indent=1) + "\n")
+    if bank is not None:
+        tensors = {}
+        for layer in sorted(bank.layers):
+            tensors[f"layers.{layer}.w1.weight"] = bank.w1[layer].contiguous()
+            tensors[f"layers.{layer}.w2.weight"] = bank.w2[layer].contiguous()
+        save_file(tensors, str(root / "gates.safetensors"), metadata={"format": "pt"})
+    write_card(root, card)
+
+
+def write_card(root: Path, card: GateCard) -> None:
+    """Write ``gates.json`` whole or not at all; a short value stays on its line."""
+    file = root / CARD
+    temporary = file.with_name(f"{CARD}.tmp")
+    temporary.write_text(_text(asdict(card)) + "\n")
+    temporary.replace(file)
+
+
+def _text(value: Any, indent: int = 0) -> str:
+    """JSON that one can read and compare: what fits a line, and any point of a curve, is one."""
+    line = json.dumps(value)
+    if len(line) + indent <= LINE or not value or not isinstance(value, (dict, list, tuple)):
+        return line
+    if isinstance(value, dict) and "setting" in value:
+        return line
+    pad = " " * (indent + 1)
+    if isinstance(value, dict):
+        items = [f"{json.dumps(key)}: {_text(each, indent + 1)}" for key, each in value.items()]
+    else:
+        items = [_text(each, indent + 1) for each in value]
+    opening, closing = "{}" if isinstance(value, dict) else "[]"
+    return f"{opening}\n{pad}" + f",\n{pad}".join(items) + f"\n{' ' * indent}{closing}"

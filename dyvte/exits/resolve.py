@@ -7,55 +7,46 @@ add policies through the entry point group ``dyvte.exit_policies``: a callable
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 
 from dyvte.errors import OptionError
+from dyvte.exits.grants import DEFAULT, GROUP, Grants
 from dyvte.exits.plugins import entry_points
 from dyvte.exits.policy import Chain, ExitPolicy, Fixed, Gate, Off, Policy
+from dyvte.exits.presets import PAPER_AGGRESSIVENESS, RISKS, preset_options, with_risk
 from dyvte.exits.prune.methods import prune_rule
+from dyvte.exits.state import State
+from dyvte.exits.vtw import Vtw
 from dyvte.params import ExitOptions, PruneOptions
 
-PAPER_AGGRESSIVENESS = 0.5
-GROUP = "dyvte.exit_policies"
+__all__ = ["Grants", "resolve", "settle"]
 
 
-@dataclass(frozen=True, slots=True)
-class Grants:
-    """What a model can grant: its depth and the layers that have gates."""
+def settle(options: ExitOptions, grants: Grants, conversation: bool = False) -> ExitOptions:
+    """``options`` with ``max_risk`` and what they leave open turned into an aggressiveness.
 
-    num_layers: int
-    gated_layers: frozenset[int] = frozenset()
-    calibrated: bool = False
-
-    @property
-    def policies(self) -> tuple[str, ...]:
-        """Policies that a request may name."""
-        own = ("gate", "fixed", "off") if self.gated_layers else ("fixed", "off")
-        return (*own, *(name for name in entry_points(GROUP) if name not in own))
-
-    @property
-    def default(self) -> ExitOptions:
-        """Gates decide by the paper's rule where there are gates; else nothing leaves."""
-        if self.gated_layers:
-            return ExitOptions(policy="gate", aggressiveness=PAPER_AGGRESSIVENESS)
-        return ExitOptions(policy="off")
+    Raises OptionError for a risk that was not measured for such a prompt.
+    """
+    if options.policy not in grants.policies:
+        raise OptionError("policy", _why_not(options.policy, grants))
+    options = with_risk(options, grants.offers.calibration, conversation)
+    if options.aggressiveness is None and options.policy in ("gate", "state"):
+        a = PAPER_AGGRESSIVENESS
+        if options.policy == "state":
+            a = _balanced(grants, conversation)
+        options = replace(options, aggressiveness=a)
+    return options
 
 
-def resolve(options: ExitOptions, grants: Grants) -> Policy:
+def resolve(options: ExitOptions, grants: Grants, conversation: bool = False) -> Policy:
     """The policy in force. Raises OptionError for what this model cannot do."""
-    leave = _exit(options, grants)
+    leave = _exit(settle(options, grants, conversation), grants)
     if options.prune is None:
         return leave
     return Chain(prune_rule(PruneOptions.of(options.prune), grants.num_layers), leave)
 
 
 def _exit(options: ExitOptions, grants: Grants) -> ExitPolicy:
-    if options.policy not in grants.policies:
-        raise OptionError("policy", _why_not(options.policy, grants))
-    if options.max_risk is not None:
-        raise OptionError(
-            "max_risk", "this model's gates carry no calibration; use aggressiveness instead"
-        )
     last = grants.num_layers - 1
     for name in ("exit_layer", "min_layer", "max_layer"):
         value = getattr(options, name)
@@ -66,15 +57,34 @@ def _exit(options: ExitOptions, grants: Grants) -> ExitPolicy:
     if options.policy == "fixed":
         assert options.exit_layer is not None, "checked by ExitOptions"
         return Fixed(options.exit_layer)
-    if options.policy != "gate":
+    if options.policy == "vtw":
+        assert grants.offers.vtw is not None, "or it would not be offered"
+        return Vtw(max(grants.offers.vtw.k - 1, options.min_layer or 0))
+    if options.policy not in ("gate", "state"):
         policy: ExitPolicy = entry_points(GROUP)[options.policy](options, grants)
         return policy
-    a = PAPER_AGGRESSIVENESS if options.aggressiveness is None else options.aggressiveness
-    return Gate(a, grants.gated_layers, options.min_layer or 0, options.max_layer)
+    a, layers = options.aggressiveness, (options.min_layer or 0, options.max_layer)
+    assert a is not None, "settled"
+    if options.policy == "gate":
+        return Gate(a, grants.gated_layers, *layers)
+    assert grants.offers.state is not None, "or it would not be offered"
+    return State(a, grants.offers.state, *layers)
+
+
+def _balanced(grants: Grants, conversation: bool) -> float:
+    """``state`` has no argmax of a paper's: who names no number gets the promise of 2 %."""
+    preset = {"policy": "state", "max_risk": RISKS[DEFAULT]}
+    a = preset_options(preset, grants.offers.calibration, conversation).aggressiveness
+    return a or 0.0
 
 
 def _why_not(policy: str, grants: Grants) -> str:
     offered = ", ".join(f'"{name}"' for name in grants.policies)
     if policy == "gate":
         return f'"gate" needs gates and this model has none (load some with --gates); use {offered}'
+    if policy in ("state", "vtw"):
+        return (
+            f'"{policy}" needs a calibration of this model (dyvte collect, then dyvte calibrate); '
+            f"use {offered}"
+        )
     return f'"{policy}" is not available here; use {offered}'

@@ -32,10 +32,15 @@ class Headers(Protocol):
         """All headers in order, repeated ones included."""
 
 
-def aliases(name: str, info: ModelInfo) -> dict[str, ExitOptions]:
+def aliases(name: str, info: ModelInfo, conversation: bool = False) -> dict[str, ExitOptions]:
     """``NAME:off`` and one per preset of the model, with their options."""
-    off = {f"{name}:off": ExitOptions(policy="off")}
-    return off | {f"{name}:{preset}": options for preset, options in info.presets.items()}
+    presets = _presets(info, conversation)
+    return {f"{name}:{preset}": options for preset, options in presets.items()}
+
+
+def _presets(info: ModelInfo, conversation: bool) -> dict[str, ExitOptions]:
+    own = info.conversation_presets if conversation else {}
+    return {"off": ExitOptions(policy="off"), **info.presets, **own}
 
 
 def check_model(model: str, info: ModelInfo, settings: Settings) -> None:
@@ -45,18 +50,32 @@ def check_model(model: str, info: ModelInfo, settings: Settings) -> None:
         raise model_not_found(model, (settings.name, *known))
 
 
-def server_default(info: ModelInfo, settings: Settings) -> ExitOptions:
+def server_default(info: ModelInfo, settings: Settings, conversation: bool = False) -> ExitOptions:
     """What holds where a request says nothing. Raises OptionError for an unknown preset."""
     chosen = settings.default_exits
     if chosen is None:
-        return info.default_exits
+        return (info.conversation_default if conversation else None) or info.default_exits
     if not isinstance(chosen, str):
         return ExitOptions.of(chosen)
-    presets = {"off": ExitOptions(policy="off"), **info.presets}
+    presets = _presets(info, conversation)
     if chosen not in presets:
         known = ", ".join(presets)
         raise OptionError("default_exits", f"this model has no preset '{chosen}'; it has {known}")
     return presets[chosen]
+
+
+def promised_risk(info: ModelInfo, settings: Settings) -> float | None:
+    """The share of changed answers that the server's default promises at most for single turns.
+
+    None where it promises none.
+    """
+    chosen = settings.default_exits
+    if isinstance(chosen, Mapping):
+        return ExitOptions.of(chosen).max_risk
+    if chosen is None and not info.calibrated:
+        return None
+    record = info.records.get(chosen or "balanced")
+    return record.max_risk if record else None
 
 
 def capped(exits: ExitOptions, settings: Settings) -> ExitOptions:
@@ -67,7 +86,7 @@ def capped(exits: ExitOptions, settings: Settings) -> ExitOptions:
     if exits.policy == "fixed":
         layer = max(exits.exit_layer or 0, floor or 0)
         return dataclasses.replace(exits, exit_layer=layer)
-    if ceiling is not None:
+    if ceiling is not None and exits.policy != "vtw":
         asked = 0.5 if exits.aggressiveness is None else exits.aggressiveness
         exits = dataclasses.replace(exits, aggressiveness=ceiling if asked > ceiling else asked)
     if floor is not None:
@@ -77,9 +96,11 @@ def capped(exits: ExitOptions, settings: Settings) -> ExitOptions:
     return exits
 
 
-def in_force(exits: ExitOptions, engine: Engine, settings: Settings) -> ExitOptions:
+def in_force(
+    exits: ExitOptions, engine: Engine, settings: Settings, conversation: bool = False
+) -> ExitOptions:
     """What ``exits`` means on this model under the operator's caps. Raises OptionError."""
-    return capped(engine.resolve(exits), settings)
+    return capped(engine.resolve(exits, conversation), settings)
 
 
 def choose_exits(
@@ -87,6 +108,7 @@ def choose_exits(
 ) -> ExitOptions:
     """The options in force for this request. Raises ApiError (400)."""
     info = engine.info
+    conversation = sum(message.role == "user" for message in request.messages) > 1
     where = ""
     try:
         named = _from_headers(headers)
@@ -97,9 +119,9 @@ def choose_exits(
             where = "X-DyVTE headers: "
             exits = ExitOptions.of(_with_policy(named, info))
         else:
-            alias = aliases(settings.name, info).get(request.model)
-            exits = alias or server_default(info, settings)
-        return in_force(exits, engine, settings)
+            alias = aliases(settings.name, info, conversation).get(request.model)
+            exits = alias or server_default(info, settings, conversation)
+        return in_force(exits, engine, settings, conversation)
     except OptionError as error:
         raise option_error(error, where) from error
 
@@ -133,8 +155,9 @@ def _with_policy(said: Mapping[str, Any], info: ModelInfo) -> Mapping[str, Any]:
     """``said`` with the policy that it leaves open: "gate" where the model has gates.
 
     Elsewhere pruning alone goes with "off", and what only a deciding policy understands goes to
-    the server's default if that one decides, else to "gate", so that the answer is the reason
-    ("this model has no gates") and not a remark about a policy that nobody named.
+    the server's default if that one decides, else to "state" where it was calibrated, else to
+    "gate", so that the answer is the reason ("this model has no gates") and not a remark about a
+    policy that nobody named.
     """
     if "policy" in said:
         return said
@@ -144,5 +167,5 @@ def _with_policy(said: Mapping[str, Any], info: ModelInfo) -> Mapping[str, Any]:
     elif set(said) == {"prune"}:
         policy = "off"
     elif policy in ("off", "fixed"):
-        policy = "gate"
+        policy = "state" if "state" in info.policies else "gate"
     return {"policy": policy, **said}

@@ -7,11 +7,11 @@ within the operator's caps, an alias's what it stands for.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal, NotRequired
+from typing import Any, Literal, NotRequired, cast
 
 from typing_extensions import TypedDict
 
-from dyvte.engine.events import Engine
+from dyvte.engine.events import Engine, PresetRecord
 from dyvte.params import ExitOptions
 from server.api.exits import aliases, in_force, server_default
 from server.settings import Settings
@@ -29,6 +29,25 @@ class ExitsCard(TypedDict, total=False):
     prune: dict[str, Any]
 
 
+class MeasuredCard(TypedDict):
+    """What a preset did on the calibration samples; FLOPs ratios are means over samples."""
+
+    samples: int
+    changed: int
+    risk_upper_bound: float
+    prefill_saved: float
+    request_saved: float
+
+
+class PresetCard(TypedDict):
+    """A preset's promise (null: none) and its measurement for either kind of prompt."""
+
+    max_risk: float | None
+    confidence: float
+    single: MeasuredCard | None
+    conversation: MeasuredCard | None
+
+
 class ModelOffer(TypedDict):
     """What the base model grants, or what an alias stands for."""
 
@@ -37,12 +56,15 @@ class ModelOffer(TypedDict):
     max_model_len: NotRequired[int]
     policies: NotRequired[list[str]]
     presets: NotRequired[dict[str, ExitsCard]]
+    measured: NotRequired[dict[str, PresetCard]]
     default: NotRequired[ExitsCard]
     has_gates: NotRequired[bool]
     calibrated: NotRequired[bool]
     exits_hint: NotRequired[str | None]
     base: NotRequired[str]
     exits: NotRequired[ExitsCard]
+    conversation: NotRequired[ExitsCard]
+    record: NotRequired[PresetCard]
 
 
 class ModelCard(TypedDict):
@@ -67,9 +89,27 @@ def model_cards(engine: Engine, settings: Settings, created: int) -> dict[str, M
     name = settings.name
     cards = {name: _card(name, created, _offer(engine, settings))}
     for alias, exits in aliases(name, engine.info).items():
-        said = _said(in_force(exits, engine, settings))
-        cards[alias] = _card(alias, created, {"base": name, "exits": said})
+        offer = _alias_offer(alias, exits, engine, settings)
+        cards[alias] = _card(alias, created, offer)
     return cards
+
+
+def _alias_offer(alias: str, exits: ExitOptions, engine: Engine, settings: Settings) -> ModelOffer:
+    """What an alias stands for; ``conversation`` only where it means something else there."""
+    info, preset = engine.info, alias.removeprefix(f"{settings.name}:")
+    said = _said(in_force(exits, engine, settings))
+    offer: ModelOffer = {"base": settings.name, "exits": said}
+    other = aliases(settings.name, info, conversation=True)[alias]
+    turns = _said(in_force(other, engine, settings, conversation=True))
+    if turns != said:
+        offer["conversation"] = turns
+    if preset in info.records:
+        offer["record"] = _record(info.records[preset])
+    return offer
+
+
+def _record(record: PresetRecord) -> PresetCard:
+    return cast(PresetCard, dataclasses.asdict(record))
 
 
 def _card(name: str, created: int, offer: ModelOffer) -> ModelCard:
@@ -88,6 +128,7 @@ def _offer(engine: Engine, settings: Settings) -> ModelOffer:
         "max_model_len": info.max_model_len,
         "policies": list(info.policies),
         "presets": {name: said(exits) for name, exits in info.presets.items()},
+        "measured": {name: _record(record) for name, record in info.records.items()},
         "default": said(server_default(info, settings)),
         "has_gates": info.has_gates,
         "calibrated": info.calibrated,

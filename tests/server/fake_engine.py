@@ -7,7 +7,7 @@ What a test wants to see afterwards (requests taken, aborts, choices ended) is k
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from dyvte.engine.events import EngineRequest, ModelInfo, TokenEvent, TokenLogprobs
@@ -59,6 +59,7 @@ class FakeEngine:
     fail_submit: DyvteError | None = None
     fail_after: tuple[int, Exception] | None = None
     load_s: float = 0.0
+    risks: Mapping[bool, float] = field(default_factory=dict)  # max_risk by "a conversation?"
     messages: list[Sequence[Message]] = field(default_factory=list)
     requests: list[EngineRequest] = field(default_factory=list)
     finished: list[tuple[str, int]] = field(default_factory=list)
@@ -87,12 +88,15 @@ class FakeEngine:
         self.resolve(exits)
         return rows
 
-    def resolve(self, exits: ExitOptions | None) -> ExitOptions:
+    def resolve(self, exits: ExitOptions | None, conversation: bool = False) -> ExitOptions:
         options = exits or self.info.default_exits
         if options.policy not in self.info.policies:
             raise OptionError("policy", "this model has no gates; serve with --gates")
         if options.max_risk is not None:
-            raise OptionError("max_risk", "these gates have no calibration")
+            found = self.risks.get(conversation)
+            if found is None:
+                raise OptionError("max_risk", "these gates have no calibration")
+            return replace(options, max_risk=None, aggressiveness=found)
         if options.policy == "gate" and options.aggressiveness is None:
             return replace(options, aggressiveness=0.5)
         return options

@@ -25,9 +25,11 @@ def chosen(
     headers: dict[str, str] | None = None,
     model: str = "demo",
     engine: FakeEngine | None = None,
+    messages: list[dict[str, str]] | None = None,
     **settings: Any,
 ) -> ExitOptions:
-    request = parse_chat({**body(), "model": model, "dyvte": dyvte})
+    said = {"messages": messages} if messages else {}
+    request = parse_chat({**body(), **said, "model": model, "dyvte": dyvte})
     operator = Settings.model_validate(settings)
     return choose_exits(request, Headers(headers or {}), engine or FakeEngine(), operator)
 
@@ -121,6 +123,45 @@ def test_caps_bound_what_a_request_may_ask() -> None:
     assert chosen(model="demo:aggressive", **caps).aggressiveness == 0.4
     assert chosen({"policy": "fixed", "exit_layer": 0}, **caps).exit_layer == 2
     assert chosen({"policy": "off"}, **caps) == ExitOptions("off")
+
+
+TURNS = [{"role": role, "content": "hm"} for role in ("user", "assistant", "user")]
+
+
+def test_a_risk_is_resolved_for_the_kind_of_prompt_that_it_is() -> None:
+    measured = FakeEngine(risks={False: 0.3, True: 0.1})
+    assert chosen({"max_risk": 0.02}, engine=measured) == ExitOptions(aggressiveness=0.3)
+    later = chosen({"max_risk": 0.02}, engine=measured, messages=TURNS)
+    assert later == ExitOptions(aggressiveness=0.1)
+    named = chosen(headers={"X-DyVTE-Max-Risk": "0.02"}, engine=measured, messages=TURNS)
+    assert named.aggressiveness == 0.1
+    alone = FakeEngine(risks={False: 0.3})
+    assert refused({"max_risk": 0.02}, engine=alone, messages=TURNS).status == 400
+
+
+def test_presets_and_the_default_know_conversations() -> None:
+    stay = ExitOptions(aggressiveness=0.0)
+    info = replace(INFO, conversation_presets={"balanced": stay}, conversation_default=stay)
+    engine = FakeEngine(info=info)
+    assert chosen(engine=engine, messages=TURNS) == stay
+    assert chosen(model="demo:balanced", engine=engine, messages=TURNS) == stay
+    assert chosen(default_exits="balanced", engine=engine, messages=TURNS) == stay
+    assert chosen(model="demo:aggressive", engine=engine, messages=TURNS).aggressiveness == 0.75
+    assert chosen(model="demo:balanced", engine=engine).aggressiveness == 0.5
+
+
+def test_what_a_calibration_decides_is_asked_of_state_where_there_are_no_gates() -> None:
+    bare = replace(INFO, has_gates=False, default_exits=ExitOptions("fixed", exit_layer=2))
+    engine = FakeEngine(info=replace(bare, policies=("state", "fixed", "off")), risks={False: 0.3})
+    assert chosen({"max_risk": 0.02}, engine=engine) == ExitOptions("state", aggressiveness=0.3)
+
+
+def test_the_operators_caps_hold_for_calibrated_policies() -> None:
+    engine = FakeEngine(info=replace(INFO, policies=("gate", "state", "vtw", "fixed", "off")))
+    caps: dict[str, Any] = {"max_aggressiveness": 0.4, "min_exit_layer": 2}
+    assert chosen({"policy": "vtw"}, engine=engine, **caps) == ExitOptions("vtw", min_layer=2)
+    state = chosen({"policy": "state", "aggressiveness": 0.9}, engine=engine, **caps)
+    assert state == ExitOptions("state", aggressiveness=0.4, min_layer=2)
 
 
 def test_a_range_below_the_operators_floor_is_a_400() -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from dyvte.engine.stats import ShadowOutcome, ShadowStats
+from dyvte.exits.presets import RISKS, PresetRecord
 from dyvte.params import ExitOptions
 from tests.server.conftest import Connect
 from tests.server.examples import CHAT, RED, body, data_url, with_images
-from tests.server.fake_engine import IMAGE_ROWS, NUM_LAYERS, FakeEngine
+from tests.server.fake_engine import IMAGE_ROWS, INFO, NUM_LAYERS, FakeEngine
 
 pytestmark = pytest.mark.anyio
 
@@ -141,10 +143,20 @@ async def test_the_promise_of_the_default_exits_is_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fake = FakeEngine()
-    monkeypatch.setattr(fake, "resolve", lambda exits: ExitOptions(aggressiveness=0.3))
+    monkeypatch.setattr(fake, "resolve", lambda *_: ExitOptions(aggressiveness=0.3))
     async with connect(fake, default_exits=default) as client:
         seen = await samples(client)
     assert seen["dyvte_promised_risk_ratio", frozenset()] == pytest.approx(promised, nan_ok=True)
+
+
+async def test_the_promise_of_a_calibrated_preset_is_told(connect: Connect) -> None:
+    records = {name: PresetRecord(risk, 0.95, None, None) for name, risk in RISKS.items()}
+    info = replace(INFO, calibrated=True, records=records)
+    for default, promised in ((None, 0.02), ("safe", 0.005), ("off", math.nan)):
+        async with connect(FakeEngine(info=info), default_exits=default) as client:
+            seen = await samples(client)
+        told = seen["dyvte_promised_risk_ratio", frozenset()]
+        assert told == pytest.approx(promised, nan_ok=True)
 
 
 async def test_gauges_ask_the_engine(connect: Connect) -> None:

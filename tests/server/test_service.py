@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from dyvte.exits.presets import Measured, PresetRecord
 from dyvte.params import ExitOptions
 from tests.server.conftest import Connect
 from tests.server.fake_engine import INFO, FakeEngine
@@ -29,6 +30,41 @@ async def test_the_base_model_tells_what_exits_it_grants(connect: Connect) -> No
     assert told["default"] == {"policy": "gate", "aggressiveness": 0.3}
     assert told["presets"]["off"] == {"policy": "off"}
     assert told["exits_hint"] == "calibrate the gates"
+
+
+async def test_what_was_measured_stands_beside_the_presets(connect: Connect) -> None:
+    measured = Measured(700, 3, 0.011, 0.45, 0.4)
+    stay = ExitOptions(aggressiveness=0.0)
+    info = replace(
+        INFO,
+        calibrated=True,
+        records={"balanced": PresetRecord(0.02, 0.95, measured, None)},
+        conversation_presets={"balanced": stay},
+        conversation_default=stay,
+    )
+    async with connect(FakeEngine(info=info)) as client:
+        base = (await client.get("/v1/models/demo")).json()["dyvte"]
+        alias = (await client.get("/v1/models/demo:balanced")).json()["dyvte"]
+    told = {
+        "max_risk": 0.02,
+        "confidence": 0.95,
+        "single": {
+            "samples": 700,
+            "changed": 3,
+            "risk_upper_bound": 0.011,
+            "prefill_saved": 0.45,
+            "request_saved": 0.4,
+        },
+        "conversation": None,
+    }
+    assert base["measured"] == {"balanced": told}
+    assert base["calibrated"] is True
+    assert alias == {
+        "base": "demo",
+        "exits": {"policy": "gate", "aggressiveness": 0.5},
+        "conversation": {"policy": "gate", "aggressiveness": 0.0},
+        "record": told,
+    }
 
 
 async def test_a_model_without_gates_has_the_alias_off_only(connect: Connect) -> None:
