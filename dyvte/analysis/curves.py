@@ -32,7 +32,7 @@ WEIGHTS = (
 
 def draw_weights(study: Study, title: str) -> Figure:
     """W_visual, W_cross and W_text per layer, no exit; bars are two standard errors."""
-    figure = new_figure(8.4, 4.6)
+    figure = new_figure(8.6, 4.4)
     axes = figure.subplots()
     for name, label, color, marker in WEIGHTS:
         points = curve(study, attrgetter("without"), attrgetter(name))
@@ -55,7 +55,7 @@ def draw_score(study: Study, title: str) -> Figure:
     """Accuracy and agreement with no exit against the layer where the exit is forced."""
     found = score_curve(study.samples)
     assert found is not None, "drawn only if answers were asked for"
-    figure = new_figure(7.6, 4.6)
+    figure = new_figure(7.2, 4.4)
     axes = figure.subplots()
     if found.accuracy is not None and found.whole is not None:
         _shares(axes, found.layers, found.accuracy, "accuracy", BLUE, "o")
@@ -82,7 +82,7 @@ def draw_score(study: Study, title: str) -> Figure:
 
 def draw_entropy(study: Study, title: str, exit_name: str) -> Figure:
     """Entropy of text→image and of text→text attention, without and with the exit."""
-    figure = new_figure(10.4, 4.4)
+    figure = new_figure(9.6, 4.4)
     panels = (
         ("cross_entropy", "text → image", ORANGE),
         ("text_entropy", "text → text", GREEN),
@@ -98,8 +98,8 @@ def draw_entropy(study: Study, title: str, exit_name: str) -> Figure:
         axes.set_title(heading, fontsize=9)
         axes.legend(fontsize=8, frameon=False, loc="best")
     figure.suptitle(
-        f"{title}\nHow spread the attention of text rows is, {_mean_of(study)}; with an exit, "
-        "text → image is the mean over the questions whose image is still there",
+        f"{title}\nHow spread the attention of text rows is, {_mean_of(study)}\n"
+        "with an exit, text → image is the mean over the prompts whose image is still there",
         fontsize=9,
     )
     return figure

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,9 +22,9 @@ FAINTEST = 1e-3  # of the attention heat-map; below this all is one colour
 
 def draw_exits(study: Study, title: str, exit_name: str) -> Figure:
     """Where the image left, one row per kind of question, in percent of the kind."""
-    counts = exit_counts(study)
+    counts = _with_all(exit_counts(study))
     columns = [*range(study.num_layers), NEVER]
-    figure = new_figure(2.6 + 0.46 * len(columns), 1.7 + 0.34 * len(counts))
+    figure = new_figure(2.8 + 0.42 * len(columns), 1.7 + 0.28 * len(counts))
     axes = figure.subplots()
     shares = np.array(
         [
@@ -38,12 +39,26 @@ def draw_exits(study: Study, title: str, exit_name: str) -> Figure:
             axes.text(
                 column, row, f"{share:.0f}", ha="center", va="center", fontsize=7, color=color
             )
+    axes.set_xticks(np.arange(len(columns) - 1) + 0.5, minor=True)
+    axes.set_yticks(np.arange(len(counts) - 1) + 0.5, minor=True)
+    axes.grid(which="minor", color="#CCCCCC", linewidth=0.6)
+    axes.tick_params(which="minor", length=0)
     axes.set_xticks(range(len(columns)), [*map(str, columns[:-1]), "never"], fontsize=8)
     axes.set_yticks(range(len(counts)), [_kind(*item) for item in counts.items()], fontsize=8)
     axes.set_xlabel("exit after layer (0-based)")
     figure.colorbar(image, ax=axes, label="questions of the kind (%)", fraction=0.05, pad=0.02)
     axes.set_title(f"{title}\nWhere the image leaves ({exit_name})", fontsize=9)
     return figure
+
+
+def _with_all(counts: dict[str, dict[int, int]]) -> dict[str, dict[int, int]]:
+    """All questions together on top, where there are several kinds."""
+    if len(counts) < 2:
+        return counts
+    total: Counter[int] = Counter()
+    for each in counts.values():
+        total.update(each)
+    return {"all": dict(total), **counts}
 
 
 def _kind(name: str, counts: dict[int, int]) -> str:
@@ -56,19 +71,21 @@ def _kind(name: str, counts: dict[int, int]) -> str:
 
 def draw_heatmap(pair: HeatPair, title: str) -> Figure:
     """Attention at some layers: above with the image, below with the image gone."""
+    from matplotlib import colormaps
     from matplotlib.colors import LogNorm
 
     layers = list(pair.whole.grids)
-    figure = new_figure(3.1 * len(layers) + 1.1, 6.9)
+    figure = new_figure(2.5 * len(layers) + 1.1, 5.9)
     rows = figure.subplots(2, len(layers), squeeze=False)
     norm = LogNorm(FAINTEST, 1.0)
+    colors = colormaps["cividis"].with_extremes(bad="#C8C8C8", under="white")
     image = None
     for axes_row, heat in zip(rows, (pair.whole, pair.cut), strict=True):
         for axes, layer in zip(axes_row, layers, strict=True):
             grid = heat.grids[layer].numpy()
-            visible = np.clip(grid, FAINTEST, None)
-            image = axes.imshow(visible, cmap="cividis", norm=norm, interpolation="nearest")
-            axes.set_facecolor("#D9D9D9")
+            # What lies in the future has a weight of exactly 0, which a logarithm cannot show.
+            shown = np.where(grid > 0, np.maximum(grid, FAINTEST), grid + FAINTEST / 10)
+            image = axes.imshow(shown, cmap=colors, norm=norm, interpolation="nearest")
             _mark_parts(axes, heat)
             axes.set_title(f"layer {layer}", fontsize=9)
     rows[0, 0].set_ylabel("with the image\nquery", fontsize=9)
@@ -76,13 +93,12 @@ def draw_heatmap(pair: HeatPair, title: str) -> Figure:
     for axes in rows[-1]:
         axes.set_xlabel("key", fontsize=9)
     assert image is not None, "there is at least one layer"
-    figure.colorbar(
-        image, ax=rows, label="attention (strongest head, strongest weight of a cell)", shrink=0.7
-    )
+    bar = figure.colorbar(image, ax=rows, shrink=0.7)
+    bar.set_label("attention (strongest head, strongest weight of a cell)", fontsize=8)
     question = pair.question if len(pair.question) <= 90 else pair.question[:87] + "…"
     figure.suptitle(
         f"{title}\nAttention for “{question}” ({pair.sample}); a text row is a cell, an image is "
-        "binned; grey: no rows there",
+        "binned; grey: its rows have left",
         fontsize=9,
     )
     return figure
@@ -93,7 +109,7 @@ def _mark_parts(axes: Axes, heat: HeatMap) -> None:
     parts = heat.cells.parts
     for part in parts[1:]:
         for line in (axes.axvline, axes.axhline):
-            line(part.start - 0.5, color="white", linewidth=0.7)
+            line(part.start - 0.5, color="#D55E00", linewidth=0.8)
     middles = [(part.start + part.stop - 1) / 2 for part in parts]
     names = [part.name for part in parts]
     axes.set_xticks(middles, names, fontsize=7)

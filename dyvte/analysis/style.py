@@ -60,6 +60,7 @@ def layer_axis(axes: Axes, num_layers: int) -> None:
     axes.set_xlim(-0.5, num_layers - 0.5)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=16))
     axes.set_xlabel("decoder layer (0-based)")
+    axes.tick_params(labelsize=8)
     axes.grid(alpha=0.25, linewidth=0.6)
 
 
