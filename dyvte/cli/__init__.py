@@ -19,6 +19,7 @@ COMMANDS = {
     "serve": "answer OpenAI requests over HTTP",
     "generate": "answer one question about images on the terminal",
     "bench": "put load on any OpenAI-compatible server and measure it",
+    "evaluate": "score, FLOPs and time of many settings on your own questions",
     "collect": "read statuses and labels off a model, to make gates from",
     "demo": "train or evaluate the embedded demo model",
 }
