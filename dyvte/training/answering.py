@@ -7,7 +7,7 @@ Shapes: B prompts, A answer tokens, d hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -17,72 +17,94 @@ from dyvte.models.adapter import ModelAdapter
 from dyvte.packing import Segment, pack
 from dyvte.training.prefill import Prefilled, run_layers
 
+Answer = tuple[int, ...]
 
-def answer_greedily(model: ModelAdapter, run: Prefilled, limit: int) -> list[list[int]]:
+
+def answer_greedily(
+    model: ModelAdapter,
+    run: Prefilled,
+    limit: int,
+    given: Mapping[int, Answer],
+    rows: Sequence[Sequence[Tensor]],
+) -> dict[int, Answer]:
     """The greedy answer to each prompt, its end-of-sequence id included if it comes in time.
 
-    At most ``limit`` tokens. The cache is as before when this returns.
+    At most ``limit`` tokens. ``given`` are answers whose ``rows`` have been run: one that the
+    model would have given itself, token by token, is not generated again. The cache is as before
+    when this returns.
     """
-    answers: list[list[int]] = [[] for _ in run.layouts]
-    open_ = list(range(len(answers)))
-    last = run.last
-    while True:
-        tokens = model.head(last).float().argmax(-1).tolist()
-        for index, token in zip(open_, tokens, strict=True):
+    known = {
+        owner: answer
+        for k, (owner, answer) in enumerate(given.items())
+        if len(answer) <= limit
+        and answer[-1] in model.eos_token_ids
+        and _choices(model, torch.cat([run.last[owner][None], rows[-1][k]])) == list(answer)
+    }
+    answers: dict[int, list[int]] = {i: [] for i in range(len(run.layouts)) if i not in known}
+    open_, last = list(answers), run.last[list(answers)]
+    while open_:
+        for index, token in zip(open_, _choices(model, last), strict=True):
             answers[index].append(token)
         open_ = [
             index
             for index in open_
             if len(answers[index]) < limit and answers[index][-1] not in model.eos_token_ids
         ]
-        if not open_:
-            break
-        # Rows so far are in the cache, so that each step adds the newest token alone.
-        last = torch.cat(_extend(model, run, open_, [answers[i][-1:] for i in open_], answers)[-1])
+        if open_:
+            # Rows so far are in the cache, so that each step adds the newest token alone.
+            newest = {index: answers[index][-1:] for index in open_}
+            behind = [len(answers[index]) - 1 for index in open_]
+            last = torch.cat(_extend(model, run, newest, behind)[-1])
     _rewind(run)
-    return answers
+    return {i: known[i] if i in known else tuple(answers[i]) for i in range(len(run.layouts))}
 
 
 def answer_rows(
-    model: ModelAdapter, run: Prefilled, owners: Sequence[int], answers: Sequence[Sequence[int]]
+    model: ModelAdapter, run: Prefilled, answers: Mapping[int, Answer]
 ) -> list[list[Tensor]]:
     """Per layer, rows ``[A_k - 1, d]`` of each answer but its last token, which predicts nothing.
 
-    ``owners[k]`` is the prompt that answer k belongs to; a prompt has one answer here. The cache
-    is as before when this returns.
+    ``answers`` has one answer to each of some prompts. The cache is as before when this returns.
     """
-    given = [list(answer)[:-1] for answer in answers]
-    busy = [index for index, tokens in enumerate(given) if tokens]
-    found = [run.last.new_empty(0, run.last.shape[-1]) for _ in given]
-    layers = [list(found) for _ in range(model.decoder.num_layers)]
-    if busy:
-        steps = _extend(model, run, [owners[i] for i in busy], [given[i] for i in busy])
-        for layer, rows in zip(layers, steps, strict=True):
-            for index, each in zip(busy, rows, strict=True):
-                layer[index] = each
+    empty = run.last[:0]
+    layers: list[list[Tensor]] = [[empty] * len(answers) for _ in range(model.decoder.num_layers)]
+    given = {owner: answer[:-1] for owner, answer in answers.items() if len(answer) > 1}
+    if given:
+        places = [k for k, answer in enumerate(answers.values()) if len(answer) > 1]
+        for layer, rows in zip(layers, _extend(model, run, given, [0] * len(given)), strict=True):
+            for place, each in zip(places, rows, strict=True):
+                layer[place] = each
         _rewind(run)
     return layers
+
+
+def _choices(model: ModelAdapter, hidden: Tensor) -> list[int]:
+    chosen: list[int] = model.head(hidden).float().argmax(-1).tolist()
+    return chosen
 
 
 def _extend(
     model: ModelAdapter,
     run: Prefilled,
-    owners: Sequence[int],
-    tokens: Sequence[Sequence[int]],
-    so_far: Sequence[Sequence[int]] | None = None,
+    tokens: Mapping[int, Sequence[int]],
+    behind: Sequence[int],
 ) -> list[list[Tensor]]:
-    """Run more tokens of some prompts; per layer, the rows of each."""
+    """Run more tokens of some prompts; per layer, the rows of each.
+
+    ``behind`` says how many rows of the answer are in the cache already.
+    """
     parts = []
-    flat = torch.tensor([t for each in tokens for t in each], device=run.last.device)
-    embedded = model.embed_tokens(flat).split([len(each) for each in tokens])
-    for owner, each, rows in zip(owners, tokens, embedded, strict=True):
+    lengths = [len(each) for each in tokens.values()]
+    flat = torch.tensor([t for each in tokens.values() for t in each], device=run.last.device)
+    embedded = model.embed_tokens(flat).split(lengths)
+    for (owner, each), rows, already in zip(tokens.items(), embedded, behind, strict=True):
         layout = run.layouts[owner]
-        start = layout.rows + (len(so_far[owner]) - len(each) if so_far else 0)
+        start = layout.rows + already
         positions = model.positions(layout, start, start + len(each))
         parts.append((Segment(owner, len(each)), rows, positions))
     batch = pack(parts)
     return [
-        list(after.hidden.split(batch.lengths))
+        list(after.hidden.split(lengths))
         for _, after in run_layers(model, batch, run.cache, SdpaAttention())
     ]
 

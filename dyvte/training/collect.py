@@ -10,7 +10,7 @@ Shapes: L collected layers, d hidden size, F signals.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dyvte.models.adapter import ModelAdapter, PromptLayout
 from dyvte.prompt import Prompt
-from dyvte.training.answering import answer_greedily, answer_rows
+from dyvte.training.answering import Answer, answer_greedily, answer_rows
 from dyvte.training.branches import Twig, run_branches
 from dyvte.training.labels import Scores, score
 from dyvte.training.prefill import Prefilled, prefill, prefix_rows, tail_rows
@@ -30,7 +30,7 @@ class Example:
     """A prompt with at least one image, and the answer that it is forced to give, if any."""
 
     prompt: Prompt
-    answer: Sequence[int] | None = None
+    answer: Answer | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class Collected:
     visual_rows: int
     given: Scores | None
     own: Scores | None
-    greedy: tuple[int, ...]
+    greedy: Answer
     answer_tokens: int
 
     @property
@@ -94,31 +94,31 @@ def collect_batch(model: ModelAdapter, examples: Sequence[Example], plan: Plan) 
     longest = max([plan.max_tokens, *(len(each.answer or ()) for each in examples)])
     hidden = _embedded(model, layouts, examples)
     run = prefill(model, layouts, hidden, layers, plan.signals, longest)
-    greedy = answer_greedily(model, run, plan.max_tokens) if plan.consistent else []
-    own = _score(model, run, layers, dict(enumerate(greedy)))
     wanted = {
         index: example.answer
         for index, example in enumerate(examples)
         if plan.paper and example.answer is not None
     }
-    same = {i for i, answer in wanted.items() if greedy and list(answer) == greedy[i]}
-    given = _score(model, run, layers, {i: wanted[i] for i in wanted if i not in same})
-    found = []
-    for index, layout in enumerate(layouts):
-        answer = greedy[index] if greedy else wanted[index]
-        found.append(
-            Collected(
-                status=torch.stack([each[index] for each in run.statuses]),
-                signals=torch.stack([each[index] for each in run.signals]),
-                text_rows=layout.rows - layout.visual_rows,
-                visual_rows=layout.visual_rows,
-                given=own[index] if index in same else given.get(index),
-                own=own.get(index),
-                greedy=tuple(greedy[index]) if greedy else (),
-                answer_tokens=len(answer),
-            )
+    rows = answer_rows(model, run, wanted)
+    given = _score(model, run, layers, wanted, rows)
+    own, greedy = given, wanted
+    if plan.consistent:
+        greedy = answer_greedily(model, run, plan.max_tokens, wanted, rows)
+        other = {i: answer for i, answer in greedy.items() if wanted.get(i) != answer}
+        own = given | _score(model, run, layers, other, answer_rows(model, run, other))
+    return [
+        Collected(
+            status=torch.stack([each[index] for each in run.statuses]),
+            signals=torch.stack([each[index] for each in run.signals]),
+            text_rows=layout.rows - layout.visual_rows,
+            visual_rows=layout.visual_rows,
+            given=given.get(index),
+            own=own[index] if plan.consistent else None,
+            greedy=greedy[index] if plan.consistent else (),
+            answer_tokens=len(greedy[index]),
         )
-    return found
+        for index, layout in enumerate(layouts)
+    ]
 
 
 def _embedded(
@@ -137,24 +137,23 @@ def _score(
     model: ModelAdapter,
     run: Prefilled,
     layers: Sequence[int],
-    answers: dict[int, Sequence[int]] | dict[int, list[int]],
+    answers: Mapping[int, Answer],
+    rows: Sequence[Sequence[Tensor]],
 ) -> dict[int, Scores]:
-    """Scores of one answer to each of some prompts."""
+    """Scores of one answer to each of some prompts; ``rows`` are those of ``answer_rows``."""
     if not answers:
         return {}
-    owners, texts = list(answers), list(answers.values())
-    rows = answer_rows(model, run, owners, texts)
     starts = [
-        torch.cat([x for k, i in enumerate(owners) for x in (tails[i], rows[layer][k])])
+        torch.cat([x for k, i in enumerate(answers) for x in (tails[i], rows[layer][k])])
         for layer, tails in zip(layers, run.tails, strict=True)
     ]
-    twigs = [_twig(model, run, owner, len(text) - 1) for owner, text in answers.items()]
+    twigs = [_twig(model, run, owner, len(answer) - 1) for owner, answer in answers.items()]
     left = run_branches(model, run.cache, twigs, layers, starts)
     scores, stop = {}, 0
-    for k, (owner, text) in enumerate(answers.items()):
+    for k, (owner, answer) in enumerate(answers.items()):
         stop += twigs[k].rows
         full = torch.cat([run.last[owner][None], rows[-1][k]])
-        scores[owner] = score(model.head, full, left[:, stop - len(text) : stop], text)
+        scores[owner] = score(model.head, full, left[:, stop - len(answer) : stop], answer)
     return scores
 
 

@@ -32,7 +32,7 @@ def _examples() -> Iterator[Example]:
         prompt = dyvte.Prompt(
             ids[: int(answer[0])].tolist(), {"pixel_values": batch["images"][row : row + 1]}
         )
-        yield Example(prompt, labels[answer].tolist())
+        yield Example(prompt, tuple(labels[answer].tolist()))
 
 
 @pytest.mark.parametrize("layer", range(6))

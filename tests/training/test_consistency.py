@@ -69,7 +69,7 @@ def test_the_demo_models_labels_are_what_generation_does() -> None:
 @pytest.mark.parametrize("batch", [1, 3, 7])
 def test_company_changes_nothing(tiny_model: dyvte.Model, batch: int) -> None:
     examples = [
-        Example(tiny.prompt(seed, after=2 + seed), tiny.prompt(seed + 50).token_ids[:2])
+        Example(tiny.prompt(seed, after=2 + seed), tuple(tiny.prompt(seed + 50).token_ids[:2]))
         for seed in range(7)
     ]
     plan = Plan(consistent=True, max_tokens=4)
@@ -94,8 +94,12 @@ def test_some_layers_are_those_of_all(tiny_model: dyvte.Model) -> None:
 
 
 def test_a_given_answer_that_is_the_models_own_is_scored_once(tiny_model: dyvte.Model) -> None:
-    asked = tiny.prompt(4)
-    (free,) = collect(tiny_model.adapter, [Example(asked)], PLAN)
-    plan = Plan(consistent=True, max_tokens=MAX_TOKENS)
-    (both,) = collect(tiny_model.adapter, [Example(asked, list(free.greedy))], plan)
+    """This one answers with its end within the limit; the same answer given is not generated."""
+    asked = tiny.prompt(36)
+    limit = 40
+    alone = Plan(paper=False, consistent=True, max_tokens=limit)
+    (free,) = collect(tiny_model.adapter, [Example(asked)], alone)
+    assert free.greedy[-1] == tiny.EOS
+    plan = Plan(consistent=True, max_tokens=limit)
+    (both,) = collect(tiny_model.adapter, [Example(asked, free.greedy)], plan)
     assert both.given is both.own
