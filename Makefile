@@ -17,10 +17,10 @@ ARGS  ?=
 # brings gigabytes of CUDA). Asked only if it answers; set empty to use pip's configuration alone.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: help setup serve test check format bench clean
+.PHONY: help setup serve test check format bench demo-gates clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## make .venv with everything in it, once
 
@@ -59,6 +59,47 @@ format: $(STAMP) ## let ruff format and mend what it can
 
 bench: $(STAMP) ## time and memory of an exit beside its FLOPs (ARGS= for benchmarks/exits.py)
 	@exec $(BIN)/python -m benchmarks.exits $(ARGS)
+
+# The demo model's gates by the public commands alone: draw data, collect, train, calibrate,
+# evaluate. Goes on where it stopped; a stamp stands for a finished step. INSTALL=1 puts the gates
+# beside the shipped model. Collecting and evaluating run in float32, so that a batch does not
+# decide an exit.
+RUN        ?= runs/demo-gates
+DEMO_MODEL ?= demo
+DEMO_SIZES ?= gates=6000 calibration=4000 test=2000
+DEMO_EXITS ?= gate:0.05,0.1,0.2,0.3,0.4,0.5,0.6,0.75,0.9 gate:safe,balanced,aggressive \
+  state:0.1,0.25,0.5,0.75 vtw fixed:2-9 fastv:2/0.5,2/0.75,3/0.5,3/0.75 pyramiddrop \
+  gate:0.25,0.5,balanced+fastv:3/0.5
+TRAIN_ARGS ?=
+INSTALL    ?=
+.SECONDARY:
+
+demo-gates: $(RUN)/evaluation/results.json ## the demo model's gates, remade and measured (INSTALL=1)
+	@cat $(RUN)/evaluation/table.md
+	@if [ -n "$(INSTALL)" ]; then rm -rf dyvte/demo/assets/gates; \
+	  mkdir dyvte/demo/assets/gates; cp $(RUN)/gates/gates.* dyvte/demo/assets/gates/; \
+	  echo "installed in dyvte/demo/assets/gates"; fi
+
+$(RUN)/data/%.jsonl: | $(STAMP)
+	$(BIN)/dyvte demo render --split $* --out $(RUN)/data \
+	  --count $(patsubst $*=%,%,$(filter $*=%,$(DEMO_SIZES)))
+
+$(RUN)/collected/%.done: $(RUN)/data/%.jsonl
+	$(BIN)/dyvte collect --model $(DEMO_MODEL) --data $< --out $(RUN)/collected/$* \
+	  --labels both --dtype float32
+	@touch $@
+
+$(RUN)/gates/trained: $(RUN)/collected/gates.done
+	$(BIN)/dyvte train --data $(RUN)/collected/gates --out $(RUN)/gates $(TRAIN_ARGS)
+	@touch $@
+
+$(RUN)/gates/calibrated: $(RUN)/gates/trained $(RUN)/collected/calibration.done
+	$(BIN)/dyvte calibrate --data $(RUN)/collected/calibration --gates $(RUN)/gates
+	@touch $@
+
+$(RUN)/evaluation/results.json: $(RUN)/gates/calibrated $(RUN)/data/test.jsonl
+	$(BIN)/dyvte evaluate --model $(DEMO_MODEL) --gates $(RUN)/gates --data $(RUN)/data/test.jsonl \
+	  --out $(RUN)/evaluation --dtype float32 --policies $(DEMO_EXITS)
 
 clean: ## remove .venv, caches and build outputs
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

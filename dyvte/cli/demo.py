@@ -16,7 +16,6 @@ usage: dyvte demo COMMAND …
 
   train      train the embedded model from nothing; the same command goes on where it stopped
   evaluate   answer unseen pictures with it, per kind of question and forced exit layer
-  sweep      accuracy and FLOPs of its gates at several values of aggressiveness
   render     write drawn pictures with questions, as data for the other commands"""
 
 
@@ -28,7 +27,6 @@ def run(argv: Sequence[str]) -> int:
     commands: dict[str, Callable[[Sequence[str]], int]] = {
         "train": _train,
         "evaluate": _evaluate,
-        "sweep": _sweep,
         "render": _render,
     }
     name, *rest = argv
@@ -90,27 +88,6 @@ def _evaluate(argv: Sequence[str]) -> int:
     )
     show(result)
     _write(args.json, ["evaluate", *argv], asdict(result))
-    return 0
-
-
-def _sweep(argv: Sequence[str]) -> int:
-    parser = Parser(
-        "dyvte demo sweep",
-        "Accuracy, prefill FLOPs saved and exit layers at several values of aggressiveness, as "
-        "Markdown.",
-    )
-    _add_model(parser)
-    parser.add_argument("--questions", type=whole(1), default=2000, metavar="N", help="unseen ones")
-    args = parser.read(argv)
-    _check_writable(args.json)
-
-    from dyvte.demo.sweep import as_json, as_markdown, histogram, sweep  # torch loads here
-    from dyvte.models.registry import find
-
-    rows = sweep(find(args.model), questions=args.questions)
-    layers = 1 + max(layer for row in rows for layer in row.exits)
-    print(f"{as_markdown(rows)}\n\n{histogram(rows, layers)}")
-    _write(args.json, ["sweep", *argv], json.loads(as_json(rows)))
     return 0
 
 
