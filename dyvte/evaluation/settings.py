@@ -68,10 +68,11 @@ def parse_all(
 
     ``methods`` are the names of pruning methods, ``presets`` what the model's gates carry.
     """
-    found = {(OFF.options, OFF.chat): OFF}
+    found = {OFF.name: OFF}
     for spec in specs:
         for setting in parse(spec, methods, presets):
-            found.setdefault((setting.options, setting.chat), setting)
+            # By name: a preset keeps its line where a number happens to say the same.
+            found.setdefault(setting.name, setting)
     return list(found.values())
 
 

@@ -78,6 +78,12 @@ def test_off_comes_first_and_nothing_comes_twice() -> None:
     assert [s.name for s in settings] == ["off", "fixed:3", "fixed:4", "fixed:5"]
 
 
+def test_a_preset_keeps_its_line_where_a_number_says_the_same() -> None:
+    settings = parse_all(["gate:0.4", "gate:balanced"], METHODS, PRESETS)
+    assert [s.name for s in settings] == ["off", "gate:0.4", "gate:balanced"]
+    assert settings[1].options == settings[2].options
+
+
 @pytest.mark.parametrize(
     ("spec", "told"),
     [
