@@ -21,6 +21,7 @@ COMMANDS = {
     "bench": "put load on any OpenAI-compatible server and measure it",
     "evaluate": "score, FLOPs and time of many settings on your own questions",
     "collect": "read statuses and labels off a model, to make gates from",
+    "calibrate": "measure what exits change and save, so that they keep a promise",
     "demo": "train or evaluate the embedded demo model",
 }
 

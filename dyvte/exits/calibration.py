@@ -136,7 +136,7 @@ class Calibration:
 
     ``curves[policy][kind]`` with kind ``single`` or ``conversation``; ``default`` is the policy
     that the server uses; ``max_answer_tokens`` the longest answer among the samples;
-    ``collection`` the digest of the data.
+    ``collection`` the digest of the data file; ``notes`` say on which model and settings.
     """
 
     confidence: float

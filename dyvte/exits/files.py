@@ -34,8 +34,9 @@ _KEY = re.compile(r"(?:^|\.)(?:visual_gates_router|layers)\.(\d+)\.(w[12])\.weig
 class GateCard:
     """What a gate folder says of itself (``gates.json``).
 
-    ``presets``, ``calibration``, ``state`` and ``vtw`` are plain values as ``dyvte calibrate``
-    wrote them; ``dyvte.exits.offers`` reads them.
+    ``trained_on`` is for people; ``training_data`` the digest of the data file that the gates
+    were fitted on, which must not measure their risk. ``presets``, ``calibration``, ``state`` and
+    ``vtw`` are plain values as ``dyvte calibrate`` wrote them; ``dyvte.exits.offers`` reads them.
     """
 
     hidden_size: int
@@ -48,6 +49,7 @@ class GateCard:
     calibration: Mapping[str, Any] | None = None
     state: Mapping[str, Any] | None = None
     vtw: Mapping[str, Any] | None = None
+    training_data: str = ""
 
     def check(self, hidden_size: int, num_layers: int) -> None:
         """Raise ModelError if this card does not belong to such a model."""

@@ -9,6 +9,7 @@ Shapes: N samples, C collected layers.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from dyvte.data import DataError
 from dyvte.errors import OptionError
 from dyvte.exits.binomial import samples_needed
 from dyvte.exits.calibration import CONFIDENCE, KINDS, Calibration, Curve
+from dyvte.exits.files import GateCard
 from dyvte.exits.gate import GateBank
 from dyvte.exits.presets import RISKS
 from dyvte.exits.vtw import ETA, VtwRule, find_k
@@ -97,10 +99,36 @@ def calibrate(
         curves=curves,
         default=_default(curves, state),
         max_answer_tokens=int(collection.answer_tokens.max()),
-        notes={"seed": settings.seed, "fit_share": settings.fit_share, "samples": len(collection)},
+        collection=str(collection.settings.get("data_digest", "")),
+        notes=_notes(collection, settings, state),
     )
     warnings = _warnings(collection, parts, calibration)
     return Findings(calibration, state, _vtw(collection, parts, settings), warnings)
+
+
+def _notes(
+    collection: Collection, config: CalibrateConfig, state: StateChoice | None
+) -> dict[str, Any]:
+    """What was measured on, for whoever reads the card."""
+    asked = ("model", "model_digest", "dtype", "device", "data", "limit", "max_tokens")
+    notes = {name: collection.settings[name] for name in asked if name in collection.settings}
+    notes |= {"samples": len(collection), "seed": config.seed, "fit_share": config.fit_share}
+    if state is not None:
+        saved = {name: round(value, 4) for name, value in state.saved.items()}
+        notes["prefill_saved_at_2_percent_on_fitting_part"] = saved
+    return notes
+
+
+def check_unseen(collection: Collection, card: GateCard | None) -> None:
+    """Raise DataError if the gates were fitted on the same data: their risk would look too low."""
+    digest = collection.settings.get("data_digest")
+    if card is None or not digest:
+        return
+    if digest == card.training_data or digest[:12] in card.trained_on:
+        raise DataError(
+            "these gates were trained on this very data, which makes their risk look too low; "
+            "collect other pictures and questions"
+        )
 
 
 def gate_margins(collection: Collection, gates: GateBank) -> tuple[Margins, Flops]:

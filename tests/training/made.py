@@ -84,4 +84,5 @@ def gates(layers: Sequence[int] = range(1, LAYERS - 1)) -> GateBank:
     w1 = torch.zeros(2, 2 * HIDDEN)
     w1[0, 0], w1[1, 0] = 1.0, -1.0
     w2 = torch.tensor([[0.0, 0.0], [1.0, -1.0]])
-    return GateBank(dict.fromkeys(layers, w1), dict.fromkeys(layers, w2))
+    w1s, w2s = ({layer: w.clone() for layer in layers} for w in (w1, w2))
+    return GateBank(w1s, w2s)
