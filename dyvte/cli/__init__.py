@@ -22,6 +22,7 @@ COMMANDS = {
     "evaluate": "score, FLOPs and time of many settings on your own questions",
     "collect": "read statuses and labels off a model, to make gates from",
     "calibrate": "measure what exits change and save, so that they keep a promise",
+    "analyze": "where attention goes, and what exits do to it: the paper's figures",
     "demo": "train or evaluate the embedded demo model",
 }
 
