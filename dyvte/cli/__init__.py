@@ -23,6 +23,7 @@ COMMANDS = {
     "collect": "read statuses and labels off a model, to make gates from",
     "calibrate": "measure what exits change and save, so that they keep a promise",
     "analyze": "where attention goes, and what exits do to it: the paper's figures",
+    "train": "fit gates to what was collected",
     "demo": "train or evaluate the embedded demo model",
 }
 

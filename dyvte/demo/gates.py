@@ -16,7 +16,6 @@ from torch import Tensor
 
 from dyvte.demo.dataset import samples
 from dyvte.exits.files import GateCard, write_gates
-from dyvte.exits.gate import GateBank
 from dyvte.model import Model, load
 from dyvte.training.collect import Collected, Example, collect
 from dyvte.training.fit import Fit, FitConfig, fit
@@ -34,8 +33,15 @@ def train_gates(
     """Collect, fit and write ``gates/`` (beside the model unless ``out`` says otherwise)."""
     model = load(model_dir, device="cpu", dtype="float32")
     status, label = collect_demo(model, examples, seed)
-    result = fit(status, label, FitConfig(inner=INNER, lr=1e-3, epochs=30, seed=seed))
-    gates = from_layer(result.gates, FIRST_GATE)
+    layers = range(FIRST_GATE, status.shape[1] - 1)
+    result = fit(
+        lambda layer: status[:, layer],
+        label[:, FIRST_GATE:-1],
+        torch.arange(len(status)),
+        layers,
+        FitConfig(inner=INNER, seed=seed),
+    )
+    gates = result.gates
     card = GateCard(
         hidden_size=model.adapter.decoder.hidden_size,
         num_layers=model.adapter.decoder.num_layers,
@@ -44,14 +50,6 @@ def train_gates(
     )
     write_gates(out or Path(model_dir) / "gates", gates, card)
     return result
-
-
-def from_layer(bank: GateBank, first: int) -> GateBank:
-    """Only the gates of layer ``first`` and above."""
-    layers = [layer for layer in sorted(bank.layers) if layer >= first]
-    return GateBank(
-        {layer: bank.w1[layer] for layer in layers}, {layer: bank.w2[layer] for layer in layers}
-    )
 
 
 def collect_demo(model: Model, examples: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -72,4 +70,4 @@ def _examples(model: Model, count: int, seed: int) -> Iterator[Example]:
         parts = [{"type": "image", "image": image}, {"type": "text", "text": question}]
         ids = model.tokenizer(f" {answer}", add_special_tokens=False)["input_ids"]
         prompt = model.prompt([{"role": "user", "content": parts}])
-        yield Example(prompt, [*ids, model.tokenizer.eos_token_id])
+        yield Example(prompt, (*ids, model.tokenizer.eos_token_id))

@@ -6,7 +6,7 @@ from dyvte.engine.sequence import RequestState
 from dyvte.engine.stats import ExitOutcome, RequestStats, Timings
 from dyvte.exits.policy import Gate, Off, exit_of, prune_of
 from dyvte.exits.state import State
-from dyvte.flops import FlopsReport, gate_flops, request_flops
+from dyvte.flops import FlopsReport, request_flops
 from dyvte.kv_cache import KVCache
 from dyvte.models.adapter import ModelAdapter
 from dyvte.trace import SequenceTrace
@@ -47,8 +47,7 @@ def request_flops_of(model: ModelAdapter, state: RequestState) -> FlopsReport:
     trace = state.trace or SequenceTrace()
     gates = trace.rule_flops
     if model.gates is not None:
-        width = model.decoder.hidden_size
-        gates += sum(gate_flops(width, model.gates.inner(layer)) for layer in trace.gates_asked)
+        gates += sum(map(model.gates.flops, trace.gates_asked))
     return request_flops(
         model.decoder,
         vision=model.vision_flops(len(state.layout.spans)),

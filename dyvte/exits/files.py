@@ -1,11 +1,11 @@
 """Gate files: a folder with ``gates.safetensors`` and ``gates.json``, or the published layout.
 
-The folder is ours: tensors ``layers.{l}.w1.weight`` and ``.w2.weight`` and a JSON card that says
-what the gates were made for and what was measured of them. A card alone is enough for what needs
-no gates (policies ``state``, ``vtw`` and a calibrated ``fixed``). The published code keeps its
-gates inside the checkpoint as ``model.visual_gates_router.{l}.w1.weight``; both are read, also
-from a single file, and a file with only some of the matrices (say, every w2) is laid over the
-gates that are there already.
+The folder is ours: tensors ``layers.{l}.w1.weight``, ``.w2.weight`` and, where a gate has one,
+``layers.{l}.bias``, and a JSON card that says what the gates were made for and what was measured
+of them. A card alone is enough for what needs no gates (policies ``state``, ``vtw`` and a
+calibrated ``fixed``). The published code keeps its gates inside the checkpoint as
+``model.visual_gates_router.{l}.w1.weight``; both are read, also from a single file, and a file
+with only some of the matrices (say, every w2) is laid over the gates that are there already.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from dyvte.exits.gate import GateBank
 FORMAT = "dyvte-gates"
 CARD = "gates.json"
 LINE = 100
-_KEY = re.compile(r"(?:^|\.)(?:visual_gates_router|layers)\.(\d+)\.(w[12])\.weight$")
+_KEY = re.compile(r"(?:^|\.)(?:visual_gates_router|layers)\.(\d+)\.(?:(w[12])\.weight|(bias))$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,24 +61,28 @@ class GateCard:
 
 
 def gate_key(name: str) -> tuple[int, str] | None:
-    """(layer, "w1"|"w2") if a tensor of this name belongs to a gate."""
+    """(layer, "w1"|"w2"|"bias") if a tensor of this name belongs to a gate."""
     if "visual_gates_router" not in name and not name.startswith("layers."):
         return None
     match = _KEY.search(name)
-    return (int(match[1]), match[2]) if match else None
+    return (int(match[1]), match[2] or match[3]) if match else None
 
 
 def bank_from(tensors: Mapping[str, Tensor], base: GateBank | None = None) -> GateBank:
-    """Build a bank from named tensors, laid over ``base`` where given."""
+    """Build a bank from named tensors, laid over ``base`` where given.
+
+    The bias of a gate of ``base`` goes with its matrices: where one is replaced, it is gone.
+    """
+    given = {key: tensor for name, tensor in tensors.items() if (key := gate_key(name))}
+    replaced = {layer for layer, _ in given}
     weights: dict[str, dict[int, Tensor]] = {
         "w1": dict(base.w1) if base else {},
         "w2": dict(base.w2) if base else {},
+        "bias": {k: b for k, b in base.bias.items() if k not in replaced} if base else {},
     }
-    for name, tensor in tensors.items():
-        key = gate_key(name)
-        if key:
-            weights[key[1]][key[0]] = tensor
-    return GateBank(weights["w1"], weights["w2"])
+    for (layer, part), tensor in given.items():
+        weights[part][layer] = tensor
+    return GateBank(**weights)
 
 
 def read_gates(
@@ -136,6 +140,8 @@ def write_gates(folder: str | Path, bank: GateBank | None, card: GateCard) -> No
         for layer in sorted(bank.layers):
             tensors[f"layers.{layer}.w1.weight"] = bank.w1[layer].contiguous()
             tensors[f"layers.{layer}.w2.weight"] = bank.w2[layer].contiguous()
+            if layer in bank.bias:
+                tensors[f"layers.{layer}.bias"] = bank.bias[layer].contiguous()
         save_file(tensors, str(root / "gates.safetensors"), metadata={"format": "pt"})
     write_card(root, card)
 

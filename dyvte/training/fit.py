@@ -1,15 +1,17 @@
-"""Fit gates on collected statuses and labels; no language model is needed here.
+"""Fit gates on what was collected; no language model is needed here.
 
-Cross-entropy per layer, Xavier initialisation, cosine schedule with warm-up (arXiv 2411.19628).
-All layers learn at once: the gates are stacked, each sees its own layer's statuses.
+Per layer: cross-entropy on statuses scaled to unit size per feature (the scale is folded into the
+weights afterwards, so that the gate reads raw statuses as the paper's does), Xavier
+initialisation, cosine schedule with warm-up (arXiv 2411.19628), early stop. Rare classes may
+weigh more while learning; slope and offset then make P(exit) a frequency again (``offset``).
 
-Shapes: N examples, L layers, d hidden size, I inner width.
+Shapes: N samples, L layers, d hidden size, I inner width.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,96 +20,136 @@ from torch import Tensor
 
 from dyvte.errors import OptionError
 from dyvte.exits.gate import INNER, GateBank
+from dyvte.training.offset import fit_offset
+from dyvte.training.split import Split, split
+from dyvte.training.verdict import LayerReport, judge
+
+COMPACT = 64
+"""Inner width of a compact gate: 1/32 of the paper's parameters (docs/decisions/0006)."""
+
+FEWEST = 8
+"""Exits in training and choosing samples below which a layer gets no gate."""
 
 
 @dataclass(frozen=True, slots=True)
 class FitConfig:
-    """The paper's values, but for a learning rate and epochs that suit small data as well.
+    """How gates are fitted. ``inner`` is the gate's width: 2048 in the paper.
 
-    ``held_out`` is the share of examples that only choose the epoch to keep.
+    ``patience``: epochs without a better loss on the choosing half of ``held_out`` before a layer
+    stops. ``balance``: how far rare classes are weighed up, 0 not at all, 1 to equal weight.
     """
 
     inner: int = INNER
-    lr: float = 3e-4
+    lr: float = 1e-3
     weight_decay: float = 0.01
-    epochs: int = 20
+    epochs: int = 60
     batch: int = 128
     warmup: float = 0.03
-    held_out: float = 0.1
+    held_out: float = 0.2
+    patience: int = 8
+    balance: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name in ("inner", "epochs", "batch", "patience"):
+            if getattr(self, name) < 1:
+                raise OptionError(name, f"must be at least 1, not {getattr(self, name)}")
         if not 0.0 < self.held_out < 1.0:
             raise OptionError("held_out", f"must lie between 0 and 1, not {self.held_out}")
-        if min(self.inner, self.epochs, self.batch) < 1:
-            raise OptionError("epochs", "inner, epochs and batch must be at least 1")
-
-
-@dataclass(frozen=True, slots=True)
-class LayerReport:
-    """How well one layer's gate decides on held-out examples."""
-
-    layer: int
-    exit_share: float
-    accuracy: float
-    precision: float
-    recall: float
+        if not 0.0 < self.lr < math.inf:
+            raise OptionError("lr", f"must be above 0, not {self.lr}")
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """Fitted gates and how they did."""
+    """Fitted gates, how they did on samples kept aside, and layers that got none."""
 
     gates: GateBank
-    held_out_loss: float
     layers: tuple[LayerReport, ...]
+    without: tuple[int, ...]
 
 
-def fit(status_NL2d: Tensor, label_NL: Tensor, config: FitConfig | None = None) -> Fit:
-    """Fit one gate per layer. Keeps the epoch with the lowest held-out loss."""
+def fit(
+    status_of: Callable[[int], Tensor],
+    label_NL: Tensor,
+    groups_N: Tensor,
+    layers: Sequence[int],
+    config: FitConfig | None = None,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Fit:
+    """One gate per layer of ``layers`` (columns of ``label``), from ``status_of(layer) [N, 2d]``.
+
+    A layer where hardly anything may exit gets no gate. Raises OptionError for too few samples,
+    or where no layer gets one.
+    """
     settings = config or FitConfig()
-    generator = torch.Generator().manual_seed(settings.seed)
-    order = torch.randperm(len(status_NL2d), generator=generator)
-    cut = max(1, int(len(order) * settings.held_out))
-    if len(order) - cut < 1:
-        raise OptionError("examples", "at least two are needed to fit gates")
-    test, train = order[:cut], order[cut:]
-    w1, w2 = _initial(status_NL2d.shape[1], status_NL2d.shape[2], settings.inner, generator)
-    optimiser = torch.optim.AdamW([w1, w2], lr=settings.lr, weight_decay=settings.weight_decay)
-    steps = settings.epochs * math.ceil(len(train) / settings.batch)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, _cosine(steps, settings.warmup))
-    best = (math.inf, w1.detach().clone(), w2.detach().clone())
-    for _ in range(settings.epochs):
-        shuffled = train[torch.randperm(len(train), generator=generator)]
-        for chosen in shuffled.split(settings.batch):
+    parts = split(groups_N, settings.held_out, settings.seed)
+    w1, w2, bias, reports, without = {}, {}, {}, [], []
+    for column, layer in enumerate(layers):
+        label = label_NL[:, column].bool()
+        if int(label[parts.train].sum() + label[parts.choose].sum()) < FEWEST:
+            without.append(layer)
+        else:
+            status = status_of(layer).float()
+            w1[layer], w2[layer], bias[layer] = _fit_layer(status, label, parts, settings, layer)
+            logits = GateBank(w1, w2, bias).logits(layer, status[parts.judge])
+            reports.append(judge(layer, logits[:, 1] - logits[:, 0], label[parts.judge]))
+        progress(column + 1)
+    if not w1:
+        raise OptionError("data", f"no layer has {FEWEST} samples that may exit: no gate is made")
+    return Fit(GateBank(w1, w2, bias), tuple(reports), tuple(without))
+
+
+def _fit_layer(
+    status: Tensor, label: Tensor, parts: Split, config: FitConfig, layer: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``w1``, ``w2`` and ``bias`` of one gate."""
+    rng = torch.Generator().manual_seed(config.seed * 1_000_003 + layer)
+    scale = status[parts.train].square().mean(0).sqrt()
+    scale = scale.clamp(min=1e-6 * float(scale.max().clamp(min=1e-12)))
+    train, choose = status[parts.train] / scale, status[parts.choose] / scale
+    truth, chosen = label[parts.train].long(), label[parts.choose].long()
+    weight = _weights(truth, config.balance)
+    w1, w2 = _xavier(config.inner, status.shape[1], rng), _xavier(2, config.inner, rng)
+    optimiser = torch.optim.AdamW([w1, w2], lr=config.lr, weight_decay=config.weight_decay)
+    steps = config.epochs * math.ceil(len(train) / config.batch)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, _cosine(steps, config.warmup))
+    best, kept, stale = math.inf, (w1.detach().clone(), w2.detach().clone()), 0
+    for _ in range(config.epochs):
+        for some in torch.randperm(len(train), generator=rng).split(config.batch):
             optimiser.zero_grad()
-            _loss(w1, w2, status_NL2d[chosen], label_NL[chosen]).backward()
+            _loss(w1, w2, train[some], truth[some], weight).backward()
             optimiser.step()
             schedule.step()
         with torch.no_grad():
-            held = float(_loss(w1, w2, status_NL2d[test], label_NL[test]))
-        if held < best[0]:
-            best = (held, w1.detach().clone(), w2.detach().clone())
-    held, w1_best, w2_best = best
-    bank = GateBank(dict(enumerate(w1_best)), dict(enumerate(w2_best)))
-    return Fit(bank, held, _reports(bank, status_NL2d[test], label_NL[test]))
+            loss = float(_loss(w1, w2, choose, chosen, weight))
+        if loss < best:
+            best, kept, stale = loss, (w1.detach().clone(), w2.detach().clone()), 0
+        else:
+            stale += 1
+            if stale == config.patience:
+                break
+    logits = F.linear(F.gelu(F.linear(choose, kept[0])), kept[1])
+    slope, offset = fit_offset(logits[:, 1] - logits[:, 0], chosen)
+    return kept[0] / scale, kept[1] * slope, torch.tensor([-offset / 2, offset / 2])
 
 
-def _initial(layers: int, width: int, inner: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Xavier-uniform ``[L, I, 2d]`` and ``[L, 2, I]``."""
-
-    def xavier(out: int, into: int) -> Tensor:
-        bound = math.sqrt(6.0 / (out + into))
-        return ((torch.rand(layers, out, into, generator=rng) * 2 - 1) * bound).requires_grad_()
-
-    return xavier(inner, width), xavier(2, inner)
+def _xavier(out: int, into: int, rng: torch.Generator) -> Tensor:
+    bound = math.sqrt(6.0 / (out + into))
+    return ((torch.rand(out, into, generator=rng) * 2 - 1) * bound).requires_grad_()
 
 
-def _loss(w1: Tensor, w2: Tensor, status: Tensor, label: Tensor) -> Tensor:
-    # bmm over layers: the same product as an einsum takes four times as long on a CPU.
-    hidden = F.gelu(torch.bmm(status.transpose(0, 1), w1.transpose(1, 2)))
-    logits = torch.bmm(hidden, w2.transpose(1, 2))
-    return F.cross_entropy(logits.flatten(0, 1), label.t().long().flatten())
+def _weights(truth: Tensor, balance: float) -> Tensor:
+    """Weight of keep and exit ``[2]``, mean 1 over the samples."""
+    share = truth.bincount(minlength=2).clamp(min=1).double() / len(truth)
+    weight = share.pow(-balance)
+    return (weight / (weight * share).sum()).float()
+
+
+def _loss(w1: Tensor, w2: Tensor, status: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
+    logits = F.linear(F.gelu(F.linear(status, w1)), w2)
+    # By hand: torch's own mean divides by the weights of the batch at hand.
+    return (F.cross_entropy(logits, truth, reduction="none") * weight[truth]).mean()
 
 
 def _cosine(steps: int, warmup: float) -> Callable[[int], float]:
@@ -119,22 +161,3 @@ def _cosine(steps: int, warmup: float) -> Callable[[int], float]:
         return 0.5 * (1.0 + math.cos(math.pi * (step - ramp) / max(1, steps - ramp)))
 
     return scale
-
-
-@torch.no_grad()
-def _reports(bank: GateBank, status: Tensor, label: Tensor) -> tuple[LayerReport, ...]:
-    reports = []
-    for layer in sorted(bank.layers):
-        logits = bank.logits(layer, status[:, layer])
-        fires, truth = logits[:, 1] > logits[:, 0], label[:, layer].bool()
-        both = float((fires & truth).sum())
-        reports.append(
-            LayerReport(
-                layer=layer,
-                exit_share=float(truth.float().mean()),
-                accuracy=float((fires == truth).float().mean()),
-                precision=both / max(1.0, float(fires.sum())),
-                recall=both / max(1.0, float(truth.sum())),
-            )
-        )
-    return tuple(reports)

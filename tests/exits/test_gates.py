@@ -57,6 +57,37 @@ def test_a_folder_gives_back_what_was_written(tmp_path: Path) -> None:
     assert card == CARD
 
 
+def test_an_offset_is_added_and_travels_with_its_gate(tmp_path: Path) -> None:
+    plain = tiny.gates()
+    offset = {1: torch.tensor([-0.5, 0.5]), 3: torch.tensor([0.0, 2.0])}
+    bank = GateBank(plain.w1, plain.w2, offset)
+    status = torch.randn(3, 2 * tiny.HIDDEN)
+    torch.testing.assert_close(bank.logits(1, status), plain.logits(1, status) + offset[1])
+    assert torch.equal(bank.logits(2, status), plain.logits(2, status))
+    write_gates(tmp_path, bank, CARD)
+    again, _ = read_gates(tmp_path)
+    assert again is not None
+    assert_same(again, bank)
+    assert all(torch.equal(again.bias[layer], offset[layer]) for layer in (1, 3))
+    assert again.to(torch.device("cpu")).bias.keys() == {1, 3}
+    assert again.only({0, 1}).bias.keys() == {1}
+    fresh = bank_from({"layers.1.w2.weight": plain.w2[1]}, again)
+    assert fresh.bias.keys() == {3}
+
+
+def test_an_offset_needs_a_gate() -> None:
+    plain = tiny.gates(layers=(0,))
+    for offset in ({1: torch.zeros(2)}, {0: torch.zeros(3)}):
+        with pytest.raises(ModelError, match=r"bias of shape"):
+            GateBank(plain.w1, plain.w2, offset)
+
+
+def test_a_gate_says_what_asking_it_costs() -> None:
+    bank = tiny.gates(inner=8)
+    assert bank.flops(2) == 2 * (2 * tiny.HIDDEN * 8 + 8 * 2)
+    assert bank.parameters == tiny.LAYERS * (2 * tiny.HIDDEN * 8 + 8 * 2)
+
+
 def test_the_published_names_are_read(tmp_path: Path) -> None:
     bank = tiny.gates()
     tensors = {
@@ -90,6 +121,7 @@ def test_a_file_of_some_matrices_is_laid_over_the_gates_there_are(tmp_path: Path
         ("model.visual_gates_router.11.w1.weight", (11, "w1")),
         ("layers.3.w2.weight", (3, "w2")),
         ("model.layers.3.w2.weight", None),
+        ("layers.3.bias", (3, "bias")),
         ("layers.3.w3.weight", None),
         ("layers.x.w1.weight", None),
     ],
