@@ -66,7 +66,9 @@ bench: $(STAMP) ## time and memory of an exit beside its FLOPs (ARGS= for benchm
 # decide an exit.
 RUN        ?= runs/demo-gates
 DEMO_MODEL ?= demo
-DEMO_SIZES ?= gates=6000 calibration=4000 test=2000
+DEMO_SIZES ?= gates=8000 calibration=7000 test=2000
+# Questions to a picture's chat, in turn: conversations are trained on and calibrated apart.
+DEMO_TURNS ?= gates=1,1,1,2 calibration=1,1,2 test=1
 DEMO_EXITS ?= gate:0.05,0.1,0.2,0.3,0.4,0.5,0.6,0.75,0.9 gate:safe,balanced,aggressive \
   state:0.1,0.25,0.5,0.75 vtw fixed:2-9 fastv:2/0.5,2/0.75,3/0.5,3/0.75 pyramiddrop \
   gate:0.25,0.5,balanced+fastv:3/0.5
@@ -82,7 +84,8 @@ demo-gates: $(RUN)/evaluation/results.json ## the demo model's gates, remade and
 
 $(RUN)/data/%.jsonl: | $(STAMP)
 	$(BIN)/dyvte demo render --split $* --out $(RUN)/data \
-	  --count $(patsubst $*=%,%,$(filter $*=%,$(DEMO_SIZES)))
+	  --count $(patsubst $*=%,%,$(filter $*=%,$(DEMO_SIZES))) \
+	  --turns $(patsubst $*=%,%,$(filter $*=%,$(DEMO_TURNS)))
 
 $(RUN)/collected/%.done: $(RUN)/data/%.jsonl
 	$(BIN)/dyvte collect --model $(DEMO_MODEL) --data $< --out $(RUN)/collected/$* \

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -103,13 +104,17 @@ def _render(argv: Sequence[str]) -> int:
     add("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
     add("--skip", type=whole(0), default=0, metavar="N", help="leave out the split's first ones")
     add("--questions", type=whole(1), default=1, metavar="K", help="rows to each picture")
-    add("--turns", type=whole(1), default=1, metavar="T", help="questions to each row's chat")
+    add("--turns", default="1", metavar="T,…", help="questions to a chat; 1,1,2: every third has 2")
     add("--shift", metavar="KIND", help="pictures unlike training's: background or size")
     args = parser.read(argv)
+    try:
+        turns = tuple(whole(1)(each) for each in args.turns.split(","))
+    except argparse.ArgumentTypeError as error:
+        raise CommandError(f"--turns: {error}", "give counts with commas, as in 1,1,2") from None
 
     from dyvte.demo.export import Export, write
 
-    export = Export(args.split, args.count, args.skip, args.questions, args.turns, args.shift)
+    export = Export(args.split, args.count, args.skip, args.questions, turns, args.shift)
     print(write(export, args.out))
     return 0
 

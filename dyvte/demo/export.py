@@ -32,15 +32,16 @@ SPLIT_SIZE = 10_000_000
 class Export:
     """What to write: ``count`` pictures of ``split`` from number ``skip`` on.
 
-    ``questions`` rows a picture, each a conversation of ``turns`` questions of which the last is
-    to be answered; ``shift`` names a change of the pictures (`shift.SHIFTS`) or is None.
+    ``questions`` rows a picture, each a conversation of which the last question is to be answered;
+    picture i gets conversations of ``turns[i % len(turns)]`` questions. ``shift`` names a change
+    of the pictures (`shift.SHIFTS`) or is None.
     """
 
     split: str
     count: int
     skip: int = 0
     questions: int = 1
-    turns: int = 1
+    turns: tuple[int, ...] = (1,)
     shift: str | None = None
 
     def __post_init__(self) -> None:
@@ -87,8 +88,9 @@ def drawn(export: Export) -> Iterator[tuple[int, Image.Image, list[list[Question
         if export.shift is not None:
             scene = SHIFTS[export.shift](scene, random.Random(seed * 17 + 3))
         rng = random.Random(seed * 13 + 5)
+        turns = export.turns[number % len(export.turns)]
         conversations = [
-            [ask(scene, rng, MIX) for _ in range(export.turns)] for _ in range(export.questions)
+            [ask(scene, rng, MIX) for _ in range(turns)] for _ in range(export.questions)
         ]
         yield number, render(scene, Camera.sample(seed), seed), conversations
 

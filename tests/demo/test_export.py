@@ -41,10 +41,24 @@ def test_splits_cannot_overlap() -> None:
 
 
 def test_earlier_turns_are_answered_and_the_last_is_asked(tmp_path: Path) -> None:
-    path = write(Export("calibration", 2, turns=3), tmp_path)
+    path = write(Export("calibration", 2, turns=(3,)), tmp_path)
     for line in path.read_text().splitlines():
         roles = [message["role"] for message in json.loads(line)["messages"]]
         assert roles == ["user", "assistant", "user", "assistant", "user"]
+
+
+def test_turns_alternate_over_the_pictures() -> None:
+    drawn_turns = [len(c[0]) for _, _, c in drawn(Export("calibration", 6, turns=(1, 1, 2)))]
+    assert drawn_turns == [1, 1, 2, 1, 1, 2]
+
+
+@pytest.mark.parametrize("turns", ["0", "1,x"])
+def test_turns_that_are_no_counts_are_one_line(
+    turns: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["demo", "render", "--split", "test", "--count", "1", "--out", str(tmp_path)]
+    assert main([*argv, "--turns", turns]) == 2
+    assert "--turns" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("shift", ["background", "size"])
