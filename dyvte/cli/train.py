@@ -115,6 +115,7 @@ def _write(out: Path, collection: Collection, found: Fit, config: FitConfig, kin
         layers=tuple(sorted(found.gates.layers)),
         trained_on=f"{len(collection)} samples of {about.get('data')} on {about.get('model')}, "
         f"labels {kind}, inner width {config.inner}, seed {config.seed}",
+        training_data=str(about.get("data_digest", "")),
     )
     write_gates(out, found.gates, card)
     report = {
