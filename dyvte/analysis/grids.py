@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dyvte.analysis.study import HeatPair, Study
 
 FAINTEST = 1e-3  # of the attention heat-map; below this all is one colour
+UNDER = 1e-6  # stands for 0, which a logarithm cannot show
 
 
 def draw_exits(study: Study, title: str, exit_name: str) -> Figure:
@@ -83,8 +84,8 @@ def draw_heatmap(pair: HeatPair, title: str) -> Figure:
     for axes_row, heat in zip(rows, (pair.whole, pair.cut), strict=True):
         for axes, layer in zip(axes_row, layers, strict=True):
             grid = heat.grids[layer].numpy()
-            # What lies in the future has a weight of exactly 0, which a logarithm cannot show.
-            shown = np.where(grid > 0, np.maximum(grid, FAINTEST), grid + FAINTEST / 10)
+            # Only what lies in the future weighs exactly 0, and only that is drawn as "under".
+            shown = np.where(grid > 0, np.maximum(grid, 1.001 * FAINTEST), grid + UNDER)
             image = axes.imshow(shown, cmap=colors, norm=norm, interpolation="nearest")
             _mark_parts(axes, heat)
             axes.set_title(f"layer {layer}", fontsize=9)
@@ -98,7 +99,7 @@ def draw_heatmap(pair: HeatPair, title: str) -> Figure:
     question = pair.question if len(pair.question) <= 90 else pair.question[:87] + "…"
     figure.suptitle(
         f"{title}\nAttention for “{question}” ({pair.sample}); a text row is a cell, an image is "
-        "binned; grey: its rows have left",
+        "binned; white: the future, grey: rows that have left",
         fontsize=9,
     )
     return figure

@@ -18,10 +18,12 @@ NUMBERS = "analysis.json"
 
 
 def write_numbers(study: Study, out: Path, about: Mapping[str, Any]) -> Path:
-    """``analysis.json``; NaN never appears in it. Raises OSError."""
+    """``analysis.json``, floats to 6 decimals; NaN never appears in it. Raises OSError."""
     path = out / NUMBERS
     record = {**about, **as_json(study)}
-    path.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    exact = json.dumps(record, allow_nan=False)
+    short = json.loads(exact, parse_float=lambda text: round(float(text), 6))
+    path.write_text(json.dumps(short) + "\n", encoding="utf-8")
     return path
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#555555"
-DPI = 120
+DPI = 100
 
 # Of 32 layers (LLaVA-1.5-7B), counted from 0, as the paper tells them; they overlap there too.
 STAGES = (
@@ -50,7 +50,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 def save(figure: Figure, path: Path) -> None:
     """Write a PNG without a date in it, so that the same numbers give the same file."""
-    figure.savefig(path, metadata={"Software": None})
+    figure.savefig(path, metadata={"Software": None}, pil_kwargs={"optimize": True})
 
 
 def layer_axis(axes: Axes, num_layers: int) -> None:
