@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dyvte.errors import OptionError
+from dyvte.evaluation.frontier import height
 from dyvte.evaluation.tally import Row
 
 if TYPE_CHECKING:
@@ -40,14 +41,14 @@ def draw_pareto(rows: Sequence[Row], path: Path, title: str) -> None:
     whole, near = figure.subplots(1, 2)
     scored = all(row.accuracy is not None for row in rows)
     label = "accuracy" if scored else "answers as without exit"
-    level = 100 * _height(rows[0], scored)
+    level = 100 * height(rows[0])
     for axes in (whole, near):
-        _draw(axes, rows, scored, labels=axes is near)
+        _draw(axes, rows, labels=axes is near)
         axes.axhline(level, color="#666666", linewidth=1, linestyle=":", zorder=1)
         axes.set_xlabel("LLM prefill FLOPs saved, the policy's own cost counted (%)")
         axes.set_ylabel(f"{label} (%)")
         axes.grid(alpha=0.25, linewidth=0.6)
-    best = 100 * max(_height(row, scored) for row in rows)
+    best = 100 * max(height(row) for row in rows)
     near.set_ylim(level - 100 * ZOOM_BELOW, max(level, best) + 100 * ZOOM_ABOVE)
     whole.set_title("all settings", fontsize=10)
     near.set_title(f"within {100 * ZOOM_BELOW:g} points of no exit (dotted)", fontsize=10)
@@ -57,14 +58,14 @@ def draw_pareto(rows: Sequence[Row], path: Path, title: str) -> None:
     figure.savefig(path)
 
 
-def _draw(axes: Axes, rows: Sequence[Row], scored: bool, labels: bool) -> None:
+def _draw(axes: Axes, rows: Sequence[Row], labels: bool) -> None:
     series: dict[str, list[Row]] = {}
     for row in rows:
         series.setdefault(row.series, []).append(row)
     for index, (name, points) in enumerate(series.items()):
         points = sorted(points, key=lambda row: row.prefill_saved)
         xs = [100 * row.prefill_saved for row in points]
-        ys = [100 * _height(row, scored) for row in points]
+        ys = [100 * height(row) for row in points]
         axes.plot(
             xs,
             ys,
@@ -95,9 +96,3 @@ def _label(
             color=color,
             annotation_clip=True,
         )
-
-
-def _height(row: Row, scored: bool) -> float:
-    if scored and row.accuracy is not None:
-        return row.accuracy
-    return 1.0 - row.changed_share

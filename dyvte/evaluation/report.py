@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from dyvte.evaluation.frontier import at_equal_cost, height
 from dyvte.evaluation.tally import Row
 
 RESULTS, COLUMNS, TABLE, FIGURE = "results.json", "results.csv", "table.md", "pareto.png"
@@ -24,7 +25,8 @@ def write_results(out: Path, rows: Sequence[Row], about: Mapping[str, Any]) -> N
         writer = csv.DictWriter(file, names)
         writer.writeheader()
         writer.writerows(flat)
-    (out / TABLE).write_text(as_table(rows) + "\n\n" + as_histogram(rows) + "\n", encoding="utf-8")
+    tables = filter(None, (as_table(rows), as_histogram(rows), as_comparison(rows)))
+    (out / TABLE).write_text("\n\n".join(tables) + "\n", encoding="utf-8")
 
 
 def as_columns(row: Row) -> dict[str, Any]:
@@ -76,6 +78,24 @@ def as_histogram(rows: Sequence[Row]) -> str:
         counts = (row.exits.get(layer, 0) for layer in (*layers, -1))
         lines.append([row.name, *(str(count or "") for count in counts)])
     return _markdown(lines)
+
+
+def as_comparison(rows: Sequence[Row], series: str = "gate") -> str:
+    """Markdown: every other setting beside the gates' line at equal FLOPs; empty if none."""
+    head = ["setting", "prefill FLOPs saved", "accuracy", f"{series} at equal FLOPs", "ahead"]
+    if all(row.series != series for row in rows):
+        return ""
+    lines = [
+        [
+            each.row.name,
+            _percent(each.row.prefill_saved),
+            _percent(height(each.row)),
+            _percent(each.line),
+            f"{100 * each.ahead:+.1f}",
+        ]
+        for each in at_equal_cost(rows, series)
+    ]
+    return _markdown([head, *lines]) if lines else ""
 
 
 def _percent(share: float | None) -> str:
