@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -37,13 +37,18 @@ class Row:
     """One text row: its token, the token it must predict, and owners to look at (bit set).
 
     `pair` are the rows of the question, counted from its first, that name the two objects of a
-    comparison; -1 where there are none to look back at.
+    comparison (twice the same where there is one); -1 where there are none to look back at.
+    `late` are owners that can only be found once the named object is, `names` is the owner that
+    the words up to this row name (0: none), `tally` the owners that this row counts (-1: none).
     """
 
     token: int
     target: int
     look: int
     pair: tuple[int, int] = (-1, -1)
+    late: int = 0
+    names: int = 0
+    tally: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,9 @@ class Lanes:
     targets: Tensor  # int64 [B, G, T]
     looks: Tensor  # int64 [B, G, T]
     pairs: Tensor  # int64 [B, G, T, 2]: rows of the lane
+    late: Tensor  # int64 [B, G, T]
+    names: Tensor  # int64 [B, G, T]
+    tallies: Tensor  # int64 [B, G, T]
     segment: Tensor  # int64 [B, G, T]
     positions: Tensor  # int64 [B, G, T]
     blind: Tensor  # bool [B, G, T]
@@ -78,6 +86,8 @@ def _encode(tokenizer: PreTrainedTokenizerFast, text: str) -> tuple[int, ...]:
 
 # Attention that is all on several objects averages them: an average has no count and no order.
 _AVERAGED = frozenset({"count", "relation"})
+_TWO_STEPS = "neighbor"
+TURNS = "turns"
 
 
 def _question_looks(tokenizer: PreTrainedTokenizerFast, question: Question) -> list[int]:
@@ -95,28 +105,60 @@ def _question_looks(tokenizer: PreTrainedTokenizerFast, question: Question) -> l
 def turn_rows(tokenizer: PreTrainedTokenizerFast, question: Question) -> list[Row]:
     """Rows of a question and its answer, up to the row that predicts the end."""
     head = [*_encode(tokenizer, f" {question.text}"), *_encode(tokenizer, " assistant:")]
-    guided = question.kind not in _AVERAGED
+    guided = question.kind not in _AVERAGED and question.kind != _TWO_STEPS
     look = sum(1 << owner for owner in question.looks_at) if guided else 0
     looks = _question_looks(tokenizer, question) if question.spots else [0] * (len(head) - 2)
     # The words of the question are known from its mark on; from there it can be looked up.
     looks = [*looks[:-1], looks[-1] | look, look, look]
+    late = [0] * len(looks)
     tokens = list(head)
     for piece in question.pieces:
         text = piece.text if piece.text[0] in ",." else f" {piece.text}"
         ids = _encode(tokenizer, text)
-        owners = sum(1 << owner for owner in piece.owners) if guided else 0
+        owners = sum(1 << owner for owner in piece.owners)
         for token in ids:
-            looks[-1] |= owners
+            looks[-1] |= owners if guided else 0
+            late[-1] |= owners if question.kind == _TWO_STEPS else 0
             tokens.append(token)
             looks.append(0)
+            late.append(0)
     targets = [*tokens[1:], EOS]
     answer_from = len(head) - 1
-    named = [i for i, look in enumerate(looks[: len(head) - 2]) if look]
-    pair = (named[0], named[-1]) if question.kind == "relation" and len(named) == 2 else (-1, -1)
-    return [
-        Row(token, targets[i], looks[i], pair) if i >= answer_from else Row(token, IGNORE, looks[i])
-        for i, token in enumerate(tokens)
-    ]
+    names = _names(looks[: len(head) - 3], question) + [0] * (len(tokens) - len(head) + 3)
+    named = [i for i, name in enumerate(names) if name]
+    wants = {"relation": 2, _TWO_STEPS: 1}.get(question.kind, -1)
+    pair = (named[0], named[-1]) if len(named) == wants else (-1, -1)
+    tally = sum(1 << owner for owner in question.looks_at) if question.kind == "count" else -1
+    rows = []
+    for i, token in enumerate(tokens):
+        if i < answer_from:
+            rows.append(Row(token, IGNORE, looks[i], names=names[i]))
+        else:
+            counts = tally if i == answer_from else -1
+            rows.append(Row(token, targets[i], looks[i], pair, late[i], tally=counts))
+    return rows
+
+
+def _names(looks: list[int], question: Question) -> list[int]:
+    """Per row of the question before its last: the one owner that a spot put there, or 0."""
+    owners = {1 << spot.owner: spot.owner for spot in question.spots}
+    return [owners.get(look, 0) for look in looks]
+
+
+def conversation_rows(
+    tokenizer: PreTrainedTokenizerFast, questions: tuple[Question, ...]
+) -> list[Row]:
+    """Rows of turns that follow each other as the chat template writes them."""
+    rows: list[Row] = []
+    for question in questions:
+        if rows:
+            between = (EOS, *_encode(tokenizer, "user:"))
+            rows += [Row(token, IGNORE, 0) for token in between]
+        start = len(rows)
+        for row in turn_rows(tokenizer, question):
+            a, b = row.pair
+            rows.append(replace(row, pair=(a + start, b + start)) if a >= 0 else row)
+    return rows
 
 
 def prompt_prefix(tokenizer: PreTrainedTokenizerFast, system: str = "") -> list[int]:
@@ -137,15 +179,18 @@ class Packer:
         self.targets = np.full(shape, IGNORE, dtype=np.int64)
         self.looks = np.zeros(shape, dtype=np.int64)
         self.pairs = np.full((*shape, 2), -1, dtype=np.int64)
+        self.late = np.zeros(shape, dtype=np.int64)
+        self.names = np.zeros(shape, dtype=np.int64)
+        self.tallies = np.full(shape, -1, dtype=np.int64)
         self.positions = np.zeros(shape, dtype=np.int64)
         self.segment = np.full(shape, -1, dtype=np.int64)
         self.blind = np.zeros(shape, dtype=np.bool_)
         self.used = np.zeros((pictures, lanes), dtype=np.int64)
         self.kinds: list[tuple[int, int, int, str]] = []
 
-    def add(self, picture: int, question: Question) -> bool:
-        """Whether the question found room."""
-        rows = turn_rows(self.tokenizer, question)
+    def add(self, picture: int, question: Question, *further: Question) -> bool:
+        """Whether the question, and the turns that follow it, found room."""
+        rows = conversation_rows(self.tokenizer, (question, *further))
         room = np.flatnonzero(self.used[picture] + len(rows) <= LANE)
         if not len(room):
             return False
@@ -158,10 +203,13 @@ class Packer:
         self.targets[span] = [r.target for r in rows]
         self.looks[span] = [r.look for r in rows]
         self.pairs[span] = [[p + start if p >= 0 else -1 for p in r.pair] for r in rows]
+        self.late[span] = [r.late for r in rows]
+        self.names[span] = [r.names for r in rows]
+        self.tallies[span] = [r.tally for r in rows]
         self.segment[span], self.blind[span] = number, not question.needs_picture
         first = len(self.prefix) - (0 if question.needs_picture else VISUAL_ROWS)
         self.positions[span] = np.arange(first, first + len(rows))
-        self.kinds.append((picture, lane, number, question.kind))
+        self.kinds.append((picture, lane, number, TURNS if further else question.kind))
         return True
 
     def full(self, picture: int) -> bool:
@@ -174,6 +222,9 @@ class Packer:
             targets=torch.from_numpy(self.targets),
             looks=torch.from_numpy(self.looks),
             pairs=torch.from_numpy(self.pairs),
+            late=torch.from_numpy(self.late),
+            names=torch.from_numpy(self.names),
+            tallies=torch.from_numpy(self.tallies),
             segment=torch.from_numpy(self.segment),
             positions=torch.from_numpy(self.positions),
             blind=torch.from_numpy(self.blind),
@@ -205,13 +256,26 @@ class Draws:
         names = torch.from_numpy(np.concatenate(labels))
         return scenes, Pictures(pixels, names, figures, ground)
 
-    def questions(self, step: int, scenes: list[Scene], lanes: int, mix: dict[str, float]) -> Lanes:
-        """As many fresh questions about the scenes as the lanes hold."""
+    def questions(
+        self,
+        step: int,
+        scenes: list[Scene],
+        lanes: int,
+        mix: dict[str, float],
+        talks: float = 0.0,
+    ) -> Lanes:
+        """As many fresh questions about the scenes as the lanes hold.
+
+        A share `talks` of the pictures begins with a conversation of two or three turns.
+        """
         rng = random.Random(self.seed * 7_000_003 + step)
         system = rng.choice(SYSTEMS) if rng.random() < 0.12 else ""
         prefix = prompt_prefix(self.tokenizer, system)
         packer = Packer(self.tokenizer, len(scenes), lanes, prefix)
         for picture, scene in enumerate(scenes):
+            if rng.random() < talks:
+                turns = [ask(scene, rng, mix) for _ in range(rng.choice((2, 2, 3)))]
+                packer.add(picture, *turns)
             while not packer.full(picture):
                 blind = rng.random() < 0.02
                 question = without_picture(rng) if blind else ask(scene, rng, mix)

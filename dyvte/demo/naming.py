@@ -72,11 +72,14 @@ class Naming(nn.Module):
         return scores + [head(rows) for head in self.heads]
 
     def forward(
-        self, rows_NW: Tensor, words_VW: Tensor, labels_NL: Tensor
+        self, rows_NW: Tensor, words_VW: Tensor, labels_NL: Tensor, shares_N: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Mean loss, and accuracy per label on the patches where it is not 'nothing' (-1: none)."""
+        """Mean loss, and accuracy per label on the patches where it is not 'nothing' (-1: none).
+
+        `shares_N` weighs the patches of objects (see `Figures.shares`).
+        """
         losses, hits = [], []
-        seen = (labels_NL[:, 0] > 0).float()
+        seen = (labels_NL[:, 0] > 0).float() * shares_N
         weight = (0.15 + seen) / (0.15 + seen).sum()
         for i, score in enumerate(self.logits(rows_NW, words_VW)):
             target = labels_NL[:, i]

@@ -19,8 +19,9 @@ from transformers import PreTrainedTokenizerFast
 
 from dyvte.demo import checkpoint, replicas
 from dyvte.demo.bank import open_bank
+from dyvte.demo.bearings import Bearings
 from dyvte.demo.checkpoint import Progress
-from dyvte.demo.guidance import Guide, PairGuide
+from dyvte.demo.guidance import Guide, PairGuide, TallyGuide
 from dyvte.demo.lanes import IGNORE, Draws, Lanes, Pictures
 from dyvte.demo.model import WIDTH, build, export
 from dyvte.demo.muon import Muon, split_parameters
@@ -29,7 +30,7 @@ from dyvte.demo.places import Places
 from dyvte.demo.replicas import average_gradients
 from dyvte.demo.sight import Sight
 from dyvte.demo.stages import STAGES, Stage
-from dyvte.demo.student import graded, normalised, text_states, visual_rows, word_table
+from dyvte.demo.student import AnyGuide, graded, normalised, text_states, visual_rows, word_table
 from dyvte.demo.tokenizer import train_tokenizer, word_ids
 
 SEED = 1
@@ -38,8 +39,11 @@ SAVE_EVERY_S = 120.0
 LOG_EVERY = 20
 GUIDED_LAYERS = (2, 3)
 PAIRED_LAYERS = (4, 5)
+LATE_LAYER = 6
 # Mostly the earliest layers that can do without the picture: they have the most to learn from it.
-EXIT_LAYERS = (4, 4, 4, 5, 5, 5, 6, 6, 7, 8, 9, 10)
+EXIT_LAYERS = (3, 3, 3, 4, 4, 4, 5, 5, 6, 6, 7, 8, 9, 10)
+# Far from the numbers of the batches that are asked about.
+_GLANCES = 100_000_000
 NAMES = ("color", "shape", "size", "row", "column", "word", "tens", "units")
 
 
@@ -72,10 +76,15 @@ def _tokenizer(folder: Path, keep: bool) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def _guides(lanes: Lanes, seen: Pictures) -> dict[int, Guide | PairGuide]:
-    """What watches which layer; all of them are below the first exit or look at text alone."""
-    guides: dict[int, Guide | PairGuide] = {i: PairGuide(lanes) for i in PAIRED_LAYERS}
-    return guides | {i: Guide(lanes, seen.figures.owners) for i in GUIDED_LAYERS}
+def _guides(lanes: Lanes, seen: Pictures, exit_layer: int | None) -> dict[int, list[AnyGuide]]:
+    """What watches which layer; above the exit there is nothing to look at but text."""
+    owners = seen.figures.owners
+    guides: dict[int, list[AnyGuide]] = {i: [PairGuide(lanes)] for i in PAIRED_LAYERS}
+    for i in GUIDED_LAYERS:
+        guides[i] = [Guide(lanes.looks, owners), TallyGuide(lanes, owners)]
+    if exit_layer is None or exit_layer >= LATE_LAYER:
+        guides[LATE_LAYER] = [Guide(lanes.late, owners)]
+    return guides
 
 
 class Trainer:
@@ -88,10 +97,11 @@ class Trainer:
         self.naming = Naming(WIDTH, [word_ids(self.tokenizer, names) for names in FACTORS])
         self.sight = Sight(self.model.config.vision_config.hidden_size)
         self.places = Places(WIDTH)
-        helpers = nn.ModuleList([self.naming, self.sight, self.places])
+        self.bearings = Bearings(WIDTH)
+        helpers = nn.ModuleList([self.naming, self.sight, self.places, self.bearings])
         self.modules: dict[str, nn.Module] = {
             **{"model": self.model, "naming": self.naming},
-            **{"sight": self.sight, "places": self.places},
+            **{"sight": self.sight, "places": self.places, "bearings": self.bearings},
         }
         pairs = zip(split_parameters(self.model), split_parameters(helpers), strict=True)
         groups = [a + b for a, b in pairs]
@@ -132,7 +142,8 @@ class Trainer:
         self.sight.begin(seen.figures)
         sight = self.sight if sighted else None
         rows = visual_rows(self.model, normalised(seen.pixels), sight)
-        loss, hits = self.naming(rows.flatten(0, 1), word_table(self.model), seen.labels)
+        shares = seen.figures.shares().flatten()
+        loss, hits = self.naming(rows.flatten(0, 1), word_table(self.model), seen.labels, shares)
         for name, hit in zip(NAMES, hits.tolist(), strict=True):
             if hit >= 0:
                 self.tally.add(f"p:{name}", hit)
@@ -145,25 +156,39 @@ class Trainer:
         """Loss of answering, with naming and guidance as far as the stage wants them."""
         number = self.draw(step)
         scenes, seen = self.draws.pictures(number, stage.pictures)
-        lanes = self.draws.questions(number, scenes, stage.lanes, stage.mix)
+        lanes = self.draws.questions(number, scenes, stage.lanes, stage.mix, stage.talks)
         rows, seen_loss = self.look(seen, stage.sight)
-        guides = _guides(lanes, seen) if stage.guidance else {}
         exit_layer = None
         rng = random.Random(step * 31 + 7)
         if rng.random() < stage.exits:
             exit_layer = rng.choice(EXIT_LAYERS)
-        states = text_states(self.model, rows, lanes, stage.depth, exit_layer, guides)
+        guides = _guides(lanes, seen, exit_layer) if stage.guidance else {}
+        self.bearings.begin(lanes, seen.figures, self.places)
+        bearings = self.bearings if stage.guidance else None
+        states = text_states(self.model, rows, lanes, stage.depth, exit_layer, guides, bearings)
         loss = self._answers(states, lanes, "" if exit_layer is None else "x:")
         loss = loss + stage.naming * seen_loss
-        for i, guide in guides.items():
+        for i, guide in ((i, guide) for i, some in guides.items() for guide in some):
             loss = loss + stage.guidance * guide.loss
-            self.tally.add(f"g:{i}", guide.mass)
+            name = "t" if isinstance(guide, TallyGuide) else "g"
+            if guide.mass:
+                self.tally.add(f"{name}:{i}", guide.mass)
+        for name, value in self.bearings.seen.items():
+            self.tally.add(f"b:{name}", value)
+        loss = loss + stage.guidance * self.bearings.loss
+        if stage.glances:
+            _, more = self.draws.pictures(number + _GLANCES, stage.glances)
+            loss = loss + stage.naming * self.look(more, stage.sight)[1]
         return loss
 
     def _answers(self, states: Tensor, lanes: Lanes, prefix: str) -> Tensor:
         chosen = lanes.targets != IGNORE
         logits = states[chosen] @ word_table(self.model).T
-        loss = F.cross_entropy(logits, lanes.targets[chosen])
+        losses = F.cross_entropy(logits, lanes.targets[chosen], reduction="none")
+        # A description has twenty times the tokens of a number, and would drown it.
+        question = lanes.segment[chosen]
+        weight = question.bincount()[question].rsqrt()
+        loss = (losses * weight).sum() / weight.sum()
         self.tally.add(f"{prefix}loss", loss.item())
         for kind, right in graded(lanes, logits.detach()):
             self.tally.add(prefix + kind, float(right))

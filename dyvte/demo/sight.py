@@ -35,6 +35,11 @@ class Figures:
     frames: Tensor  # float [B, V, 3]: way to the middle of the object, and its extent
     masks: Tensor  # float [B, PRINT_ID + 1, MASK_CELLS]: each object in its own frame
 
+    def shares(self) -> Tensor:
+        """[B, V]: weights by which small objects, of few patches, count nearly as large ones do."""
+        shown = F.one_hot(self.owners, PRINT_ID + 1).sum(1)
+        return (9 / shown.gather(1, self.owners).float()) ** 0.75
+
 
 class Sight(nn.Module):
     """Watches the tower's layers during one forward pass; `loss` holds what they got wrong."""
@@ -72,7 +77,9 @@ class Sight(nn.Module):
         picture, place = self.on_thing.nonzero(as_tuple=True)
         wanted = self.figures.masks[picture, self.figures.owners[picture, place]]
         scores = self.mask_head(rows[picture, place])
-        self.loss = self.loss + 2 * F.binary_cross_entropy_with_logits(scores, wanted)
+        losses = F.binary_cross_entropy_with_logits(scores, wanted, reduction="none").mean(1)
+        weight = self.figures.shares()[picture, place]
+        self.loss = self.loss + 2 * (losses * weight).sum() / weight.sum().clamp(min=1)
         self._anchors(rows)
         self.seen["mask"] = float(((scores.detach() > 0) == (wanted > 0.5)).float().mean())
 

@@ -12,7 +12,11 @@ from dyvte.demo.questions import MIX
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One stage. `depth` counts the decoder layers in use; 0 trains the vision tower alone."""
+    """One stage. `depth` counts the decoder layers in use; 0 trains the vision tower alone.
+
+    `exits` is the share of steps with a random visual exit, `talks` that of pictures with a
+    conversation; `glances` are further pictures that the tower names and nobody asks about.
+    """
 
     name: str
     steps: int
@@ -27,6 +31,8 @@ class Stage:
     guidance: float = 0.0
     sight: bool = False
     exits: float = 0.0
+    talks: float = 0.0
+    glances: int = 0
     mix: dict[str, float] = field(default_factory=lambda: dict(MIX))
 
     def __post_init__(self) -> None:
@@ -47,6 +53,10 @@ class Stage:
 _HARD = MIX | {
     **{"shape": 5.0, "count": 4.0, "relation": 4.0, "neighbor": 1.5, "describe": 1.0},
     **{"background": 2.0},
+}
+_WEAK = MIX | {
+    **{"shape": 5.0, "count": 6.0, "relation": 6.0, "neighbor": 2.0, "describe": 1.2},
+    **{"presence": 3.0, "position": 2.5, "text": 0.5},
 }
 STAGES = (
     Stage("see", steps=1500, rate=4e-3, pictures=10, depth=0, sight=True),
@@ -79,5 +89,23 @@ STAGES = (
         sight=True,
         exits=0.65,
         mix=_HARD,
+    ),
+    Stage(
+        "polish",
+        steps=1180,
+        rate=1.7e-3,
+        warmup=30,
+        decay=1.0,
+        final_rate=0.03,
+        pictures=10,
+        lanes=2,
+        depth=12,
+        guidance=0.3,
+        naming=0.6,
+        sight=True,
+        exits=0.6,
+        talks=0.2,
+        glances=6,
+        mix=_WEAK,
     ),
 )

@@ -9,7 +9,7 @@ D head width, V visual rows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -17,11 +17,14 @@ from torch.nn import functional as F
 from transformers import LlavaForConditionalGeneration
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-from dyvte.demo.guidance import Guide, PairGuide
+from dyvte.demo.bearings import Bearings
+from dyvte.demo.guidance import Guide, PairGuide, TallyGuide
 from dyvte.demo.lanes import IGNORE, Lanes
 from dyvte.demo.model import HEADS, VISUAL_ROWS
 from dyvte.demo.sight import Sight
 from dyvte.demo.tokenizer import IMAGE
+
+AnyGuide = Guide | PairGuide | TallyGuide
 
 
 def normalised(pictures_BHWC: Tensor) -> Tensor:
@@ -108,9 +111,7 @@ class _Rows:
         return torch.cat([shared.flatten(0, 1), self.in_lanes(x_BHND[:, :, self.prefix :])], 2)
 
 
-def _layer(
-    layer: LlamaDecoderLayer, rows: _Rows, last: bool, guide: Guide | PairGuide | None
-) -> None:
+def _layer(layer: LlamaDecoderLayer, rows: _Rows, last: bool, guides: Sequence[AnyGuide]) -> None:
     """One decoder layer; the last one leaves the prefix rows as they are, nobody reads them."""
     b, n, width = rows.x.shape
     p = rows.prefix
@@ -125,7 +126,7 @@ def _layer(
     v = heads(attention.v_proj(normed))
     lane_q, lane_k = rows.in_lanes(q[:, :, p:]), rows.with_prefix(k)
     mixed = F.scaled_dot_product_attention(lane_q, lane_k, rows.with_prefix(v), rows.mask)
-    if guide is not None:
+    for guide in guides:
         guide.watch(lane_q, lane_k, rows.mask, rows.start)
     text = mixed.view(b, rows.lanes, HEADS, rows.length, -1).permute(0, 1, 3, 2, 4)
     text = text.reshape(b, n - p, width)
@@ -145,13 +146,16 @@ def text_states(
     lanes: Lanes,
     depth: int,
     exit_layer: int | None = None,
-    guides: Mapping[int, Guide | PairGuide] | None = None,
+    guides: Mapping[int, Sequence[AnyGuide]] | None = None,
+    bearings: Bearings | None = None,
 ) -> Tensor:
     """[B, G, T, W]: normed states of the text rows after the first `depth` layers."""
     rows = _Rows(model, visual_BVW, lanes)
     decoder = model.model.language_model
     for i, layer in enumerate(decoder.layers[:depth]):
-        _layer(layer, rows, i == depth - 1, (guides or {}).get(i))
+        _layer(layer, rows, i == depth - 1, (guides or {}).get(i, ()))
+        if bearings is not None:
+            bearings.watch(i, rows.x[:, rows.prefix :].view(*lanes.tokens.shape, -1))
         if i == exit_layer and i < depth - 1:
             rows.drop_visual()
     states: Tensor = decoder.norm(rows.x[:, rows.prefix :])

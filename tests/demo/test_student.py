@@ -9,7 +9,16 @@ import torch
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
-from dyvte.demo.lanes import IGNORE, LANE, Lanes, Packer, prompt_prefix, turn_rows
+from dyvte.demo.lanes import (
+    IGNORE,
+    LANE,
+    TURNS,
+    Lanes,
+    Packer,
+    conversation_rows,
+    prompt_prefix,
+    turn_rows,
+)
 from dyvte.demo.model import LAYERS, build
 from dyvte.demo.question import Question
 from dyvte.demo.questions import ask, without_picture
@@ -96,3 +105,21 @@ def test_grades_follow_the_most_likely_tokens(lanes: Lanes) -> None:
     assert all(right for _, right in graded(lanes, perfect))
     perfect[-1] = 0
     assert sum(right for _, right in graded(lanes, perfect)) == len(lanes.kinds) - 1
+
+
+def test_turns_are_laid_as_the_chat_template_writes_them(
+    tokenizer: PreTrainedTokenizerFast, asked: list[Question]
+) -> None:
+    turns = [question for question in asked if question.needs_picture][:3]
+    messages: list[dict[str, str]] = []
+    for question in turns:
+        messages.append({"role": "user", "content": question.text})
+        messages.append({"role": "assistant", "content": question.answer})
+    rendered = tokenizer.apply_chat_template(messages, tokenize=False)
+    theirs = tokenizer.encode(rendered, add_special_tokens=False)
+    packer = Packer(tokenizer, 1, 1, prompt_prefix(tokenizer))
+    head = tokenizer.encode("<s>user:", add_special_tokens=False)
+    rows = conversation_rows(tokenizer, tuple(turns))
+    assert head + [row.token for row in rows] + [EOS] == theirs
+    assert packer.add(0, *turns[:2])
+    assert [kind for *_, kind in packer.lanes().kinds] == [TURNS]
