@@ -10,6 +10,9 @@ import pytest
 import dyvte
 from dyvte.evaluation.settings import Preset, Setting, parse_all
 from dyvte.evaluation.sharing import shared, straight
+from dyvte.exits.offers import Offers
+from dyvte.exits.state import StateScale
+from dyvte.exits.vtw import VtwRule
 from dyvte.params import ExitOptions, SamplingParams
 from dyvte.prompt import Prompt
 from tests import tiny
@@ -66,3 +69,16 @@ def test_what_is_no_gate_runs_as_it_is(
     monkeypatch.setattr("dyvte.evaluation.sharing.exit_of", lambda policy: Other())
     one, two = shared(tiny_model, questions()[:1], settings("fixed:1"), SAMPLING)
     assert (one[0].exit_layer, two[0].exit_layer) == (None, 1)
+
+
+def test_policies_of_a_card_are_shared_or_run_as_they_are(tiny_model: dyvte.Model) -> None:
+    layers = tuple(range(tiny.LAYERS))
+    scale = StateScale("mass_last", layers, (-1.0,) * len(layers), (-1.0, -1.5, -1.0, -0.5))
+    rule = VtwRule(k=2, eta=0.003, layers=(0, 1), kl=(1.0, 0.001))
+    model = replace(tiny_model, offers=Offers(state=scale, vtw=rule))
+    wanted = settings("state:0.3,0.5,0.7", "vtw", "state:0.5+fastv:2/0.5", "vtw+pyramiddrop")
+    one = straight(model, questions(), wanted, SAMPLING)
+    other = shared(model, questions(), wanted, SAMPLING)
+    for setting, straight_row, shared_row in zip(wanted, one, other, strict=True):
+        assert shared_row == straight_row, setting.name
+    assert {answer.exit_layer for answer in one[4]} == {1, None}  # vtw: k − 1, and no image
