@@ -70,11 +70,15 @@ def read_signals(view: LayerView, names: Sequence[str] = tuple(SIGNALS)) -> Tens
 
 def _visual_mass(view: LayerView, last_only: bool) -> Tensor:
     """``[H, R]``: share of each head's and row's attention that falls on visual keys."""
-    return view.attention(last_only)[..., view.visual].sum(-1)
+    return view.once("mass", last_only, lambda: view.attention(last_only)[..., view.visual].sum(-1))
 
 
 def _pull(view: LayerView, last_only: bool) -> Tensor:
     """``[R]``: ‖Σ over visual keys of A·v‖ / ‖Σ over all keys of A·v‖, heads side by side."""
+    return view.once("pull", last_only, lambda: _pulled(view, last_only))
+
+
+def _pulled(view: LayerView, last_only: bool) -> Tensor:
     weights = view.attention(last_only)
     values = view.cached()[1].float()
     heads, rows, keys = weights.shape

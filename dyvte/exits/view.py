@@ -62,7 +62,13 @@ class LayerView:
     queries: Queries | None = None
     project: Projection | None = None
     flops: int = 0
-    _weights: dict[bool, Tensor] = field(default_factory=dict, repr=False)
+    _known: dict[tuple[str, bool], Tensor] = field(default_factory=dict, repr=False)
+
+    def once(self, name: str, last_only: bool, compute: Callable[[], Tensor]) -> Tensor:
+        """What ``compute`` gives, computed (and its cost counted) at the first asking only."""
+        if (name, last_only) not in self._known:
+            self._known[name, last_only] = compute()
+        return self._known[name, last_only]
 
     @property
     def segment(self) -> Segment:
@@ -83,6 +89,9 @@ class LayerView:
     @property
     def visual(self) -> Tensor:
         """``[V]`` int64: the visual rows, relative to the sequence."""
+        return self.once("visual", False, self._visual)
+
+    def _visual(self) -> Tensor:
         rows = [row for span in self.segment.spans for row in range(span.start, span.stop)]
         return torch.tensor(rows, dtype=torch.int64, device=self.batch.hidden.device)
 
@@ -110,15 +119,14 @@ class LayerView:
 
     def attention(self, last_only: bool = True) -> Tensor:
         """``[H, R, n]`` float32 attention of the last row (R = 1) or of the question's rows."""
-        if last_only not in self._weights:
-            assert self.queries is not None, "asked where no queries were kept"
-            assert self.queries.q_THD is not None, "asked before the first layer has run"
-            chosen = self.question[-1:] if last_only else self.question
-            query = self.queries.q_THD[self.rows][chosen]
-            self._weights[last_only] = self._attend(
-                query, self.cached()[0], chosen, self.queries.scale
-            )
-        return self._weights[last_only]
+        return self.once("attention", last_only, lambda: self._attention(last_only))
+
+    def _attention(self, last_only: bool) -> Tensor:
+        assert self.queries is not None, "asked where no queries were kept"
+        assert self.queries.q_THD is not None, "asked before the first layer has run"
+        chosen = self.question[-1:] if last_only else self.question
+        query = self.queries.q_THD[self.rows][chosen]
+        return self._attend(query, self.cached()[0], chosen, self.queries.scale)
 
     def next_attention(self) -> Tensor:
         """``[H, 1, n]`` float32: what the last row will attend to in the next layer."""

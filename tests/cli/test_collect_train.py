@@ -95,7 +95,7 @@ def run_and_kill(argv: list[str], out: Path, shards: int, after: float) -> int:
         return p.wait()
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3600)
 def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(
     argv: list[str], whole: Path, tmp_path: Path
 ) -> None:

@@ -9,6 +9,7 @@ import torch
 
 import dyvte
 from dyvte.demo.dataset import samples
+from dyvte.exits.signals import SIGNALS
 from dyvte.params import ExitOptions, SamplingParams
 from dyvte.prompt import Prompt
 from dyvte.training.collect import Collected, Example, Plan, collect
@@ -103,3 +104,16 @@ def test_a_given_answer_that_is_the_models_own_is_scored_once(tiny_model: dyvte.
     plan = Plan(consistent=True, max_tokens=limit)
     (both,) = collect(tiny_model.adapter, [Example(asked, free.greedy)], plan)
     assert both.given is both.own
+
+
+def test_signals_read_together_are_those_read_alone(tiny_model: dyvte.Model) -> None:
+    prompts = [Example(tiny.prompt(seed, images=1 + seed % 2)) for seed in range(3)]
+
+    def read(*names: str) -> torch.Tensor:
+        plan = Plan(paper=False, consistent=True, signals=names, max_tokens=1)
+        return torch.stack([each.signals for each in collect(tiny_model.adapter, prompts, plan)])
+
+    together = read(*SIGNALS)
+    assert together.shape == (3, tiny.LAYERS, len(SIGNALS))
+    for column, name in enumerate(SIGNALS):
+        assert torch.equal(together[..., column : column + 1], read(name))
