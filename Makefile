@@ -69,10 +69,14 @@ DEMO_MODEL ?= demo
 DEMO_SIZES ?= gates=8000 calibration=7000 test=2000
 # Questions to a picture's chat, in turn: conversations are trained on and calibrated apart.
 DEMO_TURNS ?= gates=1,1,1,2 calibration=1,1,2 test=1
-DEMO_EXITS ?= gate:0.05,0.1,0.2,0.3,0.4,0.5,0.6,0.75,0.9 gate:safe,balanced,aggressive \
-  state:0.1,0.25,0.5,0.75 vtw fixed:2-9 fastv:2/0.5,2/0.75,3/0.5,3/0.75 pyramiddrop \
-  gate:0.25,0.5,balanced+fastv:3/0.5
-TRAIN_ARGS ?=
+DEMO_EXITS ?= gate:safe,balanced,aggressive \
+  gate:0.0003,0.001,0.003,0.006,0.01,0.02,0.03,0.05,0.08,0.12,0.2,0.35,0.65,1 \
+  state:0.003,0.007,0.012,0.02,0.05,0.12 vtw fixed:2-9 \
+  fastv:2/0.5,3/0.5,3/0.75,3/0.9,4/0.75 \
+  pyramiddrop pyramiddrop:3=0.25/6=0.5,2=0.5/4=0.25 dart:3/0.75 v2drop divprune:0.5 \
+  gate:balanced,0.01+fastv:3/0.5
+# Below layer 2 an unchanged answer is luck: no question has read the picture yet.
+TRAIN_ARGS ?= --min-layer 2
 INSTALL    ?=
 .SECONDARY:
 

@@ -100,7 +100,8 @@ def account_of(stats: RequestStats, clock: Clock, report: str) -> DyvteAccount:
     if stats.prune is not None:
         account["prune"] = stats.prune
     if report == "full":
-        account["visual_tokens_kept"] = [[at, len(rows)] for at, rows in stats.kept_visual]
+        if stats.prune is not None:
+            account["visual_tokens_kept"] = [[at, len(rows)] for at, rows in stats.kept_visual]
         account["tokens_per_layer"] = list(stats.tokens_per_layer)
         account["kv_tokens_per_layer"] = list(stats.kv_tokens_per_layer)
         account["gate_logits"] = [list(pair) for pair in stats.gate_logits]
