@@ -21,9 +21,9 @@ COMMANDS = {
     "bench": "put load on any OpenAI-compatible server and measure it",
     "evaluate": "score, FLOPs and time of many settings on your own questions",
     "collect": "read statuses and labels off a model, to make gates from",
+    "train": "fit gates to what was collected",
     "calibrate": "measure what exits change and save, so that they keep a promise",
     "analyze": "where attention goes, and what exits do to it: the paper's figures",
-    "train": "fit gates to what was collected",
     "demo": "train or evaluate the embedded demo model",
 }
 

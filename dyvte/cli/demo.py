@@ -39,13 +39,13 @@ def run(argv: Sequence[str]) -> int:
 
 def _train(argv: Sequence[str]) -> int:
     parser = Parser(
-        "dyvte demo train", "Train the embedded model, then its gates; progress is kept in --out."
+        "dyvte demo train",
+        "Train the embedded model; progress is kept in --out. make demo-gates makes its gates.",
     )
     add = parser.add_argument
     add("--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="folder of the run")
     add("--pictures", type=whole(1), metavar="N", help="pictures drawn for it")
     add("--workers", type=whole(1), metavar="N", help="processes of one thread each")
-    add("--no-gates", action="store_true", help="leave the gates out")
     args = parser.read(argv)
     given = {
         name: getattr(args, name)
@@ -56,11 +56,7 @@ def _train(argv: Sequence[str]) -> int:
     from dyvte.demo.recipe import train  # torch loads here
 
     folder = train(args.out, **given)
-    if not args.no_gates:
-        from dyvte.demo.gates import train_gates
-
-        train_gates(folder)
-    print(folder)
+    print(f"{folder}: gates for it with make demo-gates DEMO_MODEL={folder}")
     return 0
 
 

@@ -24,6 +24,8 @@ EXITS: list[dict[str, Any]] = [
     *({"aggressiveness": 0.5, "min_layer": layer} for layer in (1, 2)),
     {"aggressiveness": 1.0, "min_layer": 2, "max_layer": 3},
     {"aggressiveness": 0.6, "report": "full"},
+    {"policy": "off", "prune": {"method": "fastv", "layer": 1, "ratio": 0.6}},
+    {"aggressiveness": 0.5, "prune": {"method": "pyramiddrop", "ratio": 0.4}, "report": "full"},
 ]
 
 
@@ -47,16 +49,18 @@ def _stream(server: Server, index: int) -> tuple[str, dict[str, Any]]:
     return text, account
 
 
-def test_sixteen_streams_with_their_own_exits_get_the_tokens_they_get_alone(
+def test_streams_with_their_own_exits_get_the_tokens_they_get_alone(
     server: Server,
 ) -> None:
-    alone = [_stream(server, index) for index in range(16)]
-    with ThreadPoolExecutor(16) as pool:
-        together = list(pool.map(lambda index: _stream(server, index), range(16)))
+    alone = [_stream(server, index) for index in range(len(EXITS))]
+    with ThreadPoolExecutor(len(EXITS)) as pool:
+        together = list(pool.map(lambda index: _stream(server, index), range(len(EXITS))))
     assert [text for text, _ in together] == [text for text, _ in alone]
     exits = [account["exit_layer"] for _, account in together]
     assert exits == [account["exit_layer"] for _, account in alone]
     assert len(set(exits)) > 2, "the requests were meant to leave at different layers"
+    assert [account["prune"] for _, account in together[-2:]] == ["fastv", "pyramiddrop"]
+    assert together[-1][1]["visual_tokens_kept"][0] == [1, 5]
 
 
 def test_the_server_answers_what_the_library_answers(
