@@ -124,7 +124,7 @@ class PruneOptions:
         if self.ratio is not None:
             _between("prune.ratio", self.ratio, 0.0, 1.0)
         if self.stages is not None:
-            object.__setattr__(self, "stages", tuple((int(k), float(s)) for k, s in self.stages))
+            object.__setattr__(self, "stages", _stages(self.stages))
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +206,24 @@ def _from_mapping(cls: type[T], value: Mapping[str, Any], prefix: str) -> T:
         if key not in known:
             raise OptionError(f"{dot}{key}", f"is not known; known are {', '.join(sorted(known))}")
     return cls(**value)
+
+
+def _stages(value: object) -> tuple[tuple[int, float], ...]:
+    """Pairs of a layer and a share, as tuples; JSON may write a layer as 2.0."""
+    what = "prune.stages"
+    if not isinstance(value, (list, tuple)) or not value:
+        raise OptionError(what, "must be a list with at least one pair [layer, share kept]")
+    pairs = []
+    for pair in value:
+        if not isinstance(pair, (list, tuple)) or len(pair) != 2:
+            raise OptionError(what, f"each stage is a pair [layer, share kept], not {pair!r}")
+        layer, share = pair
+        if isinstance(layer, float) and layer.is_integer():
+            layer = int(layer)
+        _at_least(what, layer, 0)
+        _number(what, share)  # its range is checked with the rule's own defaults
+        pairs.append((layer, float(share)))
+    return tuple(pairs)
 
 
 def _number(name: str, value: object) -> None:

@@ -144,6 +144,20 @@ def test_stages_of_a_staged_method_are_kept_as_pairs() -> None:
     assert prune.stages == ((8, 0.5), (16, 0.25))
 
 
+@pytest.mark.parametrize(
+    "stages",
+    [
+        *([], "abc", 5, [[1]], [[2.7, 0.5]], [["a", 0.5]], [[1, None]], [[True, 0.5]]),
+        *([[-1, 0.5]], [[math.inf, 0.5]], [[math.nan, 0.5]], [[2, "half"]]),
+    ],
+)
+def test_stages_that_are_no_pairs_are_refused_by_name(stages: Any) -> None:
+    """1e400 as a layer was a 500 over HTTP, 2.7 was taken as 2, none at all pruned nothing."""
+    with pytest.raises(OptionError) as refused:
+        PruneOptions("pyramiddrop", stages=stages)
+    assert refused.value.field == "prune.stages"
+
+
 def test_every_refusal_is_one_of_ours_and_a_value_error() -> None:
     assert issubclass(OptionError, DyvteError)
     assert issubclass(OptionError, ValueError)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -156,6 +157,7 @@ def test_published_defaults_at_32_layers() -> None:
         (PruneOptions("fastv", stages=((1, 0.5),)), "prune.stages"),
         (PruneOptions("pyramiddrop", layer=2), "prune.layer"),
         (PruneOptions("pyramiddrop", stages=((2, 1.5),)), "prune.stages"),
+        (PruneOptions("pyramiddrop", stages=((2, math.nan),)), "prune.stages"),
         (PruneOptions("pyramiddrop", stages=((2, 0.5), (1, 0.5))), "prune.stages"),
         (PruneOptions("pyramiddrop", ratio=0.5, stages=((2, 0.5),)), "prune.ratio"),
         (PruneOptions("v2drop", stages=((0, 0.5),)), "prune.stages"),
