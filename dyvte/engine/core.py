@@ -135,8 +135,11 @@ class EngineCore:
         scheduler, cache = self.scheduler, self.runner.cache
         saved = 0
         for seq in list(scheduler.running):
+            sequence = self._sequences.get(seq)
+            if sequence is None:
+                continue  # it has just ended in the engine's thread
             rows = cache.lengths(seq)
-            saved += sum(max(rows, default=0) - held for held in rows)
+            saved += len(rows) * sequence.owner.full_rows(rows) - sum(rows)
         return EngineSnapshot(
             running=len(scheduler.running) + len(scheduler.group),
             waiting=len(scheduler.waiting),
@@ -290,7 +293,7 @@ class EngineCore:
         owner = sequence.owner
         rows = self.runner.cache.lengths(sequence.seq)
         owner.kv_rows_held += sum(rows)
-        owner.kv_rows_full += len(rows) * max(rows, default=0)
+        owner.kv_rows_full += len(rows) * owner.full_rows(rows)
         self._forget(sequence)
 
     def _forget(self, sequence: Sequence) -> None:

@@ -58,6 +58,14 @@ class RequestState:
         """Processed images as they came."""
         return self.request.prompt.images
 
+    def full_rows(self, held: Seq[int]) -> int:
+        """Rows that every layer would hold had nothing left, where they now hold ``held``.
+
+        The first layer's, and those that pruning took before it.
+        """
+        ran = self.trace.tokens_per_layer[0] if self.trace else self.layout.rows
+        return held[0] + self.layout.rows - ran if held and held[0] else 0
+
     @property
     def done(self) -> bool:
         """True once every choice has ended."""

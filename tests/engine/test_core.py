@@ -284,6 +284,20 @@ def test_snapshot_counts_what_is_resident(tiny_model: dyvte.Model) -> None:
     assert driver.core.snapshot().kv_bytes_saved == 0
 
 
+def test_rows_pruned_before_the_first_layer_are_saved_as_well(tiny_model: dyvte.Model) -> None:
+    """The yardstick was the longest layer: where none held the picture, nothing was saved."""
+    driver = Driver(tiny_model, small(400))
+    prune = PruneOptions("divprune", ratio=1.0)
+    state = driver.add("r", tiny.prompt(0), exits=ExitOptions(policy="off", prune=prune))
+    driver.step()
+    saved = tiny.LAYERS * tiny.VISUAL * 2 * 2 * 8 * torch.float32.itemsize
+    assert driver.core.snapshot().kv_bytes_saved == saved
+    driver.run()
+    stats = driver.core.stats_of(state)
+    assert stats.kv_bytes_saved == saved
+    assert stats.prune == "divprune"
+
+
 def test_logits_are_asked_of_the_head_once_per_sequence(tiny_model: dyvte.Model) -> None:
     """Prefills and decodes of one step share one packed forward."""
     driver = Driver(tiny_model)
