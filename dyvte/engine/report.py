@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from dyvte.engine.sequence import RequestState
 from dyvte.engine.stats import ExitOutcome, RequestStats, Timings
-from dyvte.exits.policy import Gate, Off, exit_of, prune_of
+from dyvte.exits.policy import Gate, Off, exit_of
 from dyvte.exits.state import State
 from dyvte.flops import FlopsReport, request_flops
 from dyvte.kv_cache import KVCache
 from dyvte.models.adapter import ModelAdapter
+from dyvte.params import PruneOptions
 from dyvte.trace import SequenceTrace
 
 
 def request_stats(model: ModelAdapter, cache: KVCache, state: RequestState) -> RequestStats:
     """Everything that is told about a request: FLOPs, KV bytes, exit, times."""
     trace = state.trace or SequenceTrace()
-    policy, prune = exit_of(state.policy), prune_of(state.policy)
+    policy, prune = exit_of(state.policy), state.options.prune
     gate = policy if isinstance(policy, (Gate, State)) else None
     return RequestStats(
-        policy=policy.name,
+        policy=state.options.policy,
         outcome=_outcome(state, trace),
         num_layers=model.decoder.num_layers,
         prompt_tokens=state.layout.rows,
@@ -30,7 +31,7 @@ def request_stats(model: ModelAdapter, cache: KVCache, state: RequestState) -> R
         min_layer=gate.min_layer if gate else None,
         max_layer=gate.max_layer if gate else None,
         exit_layer=trace.exit_layer,
-        prune=prune.name if prune else None,
+        prune=PruneOptions.of(prune).method if prune else None,
         kept_visual=tuple(trace.kept_visual(state.layout.visual_rows)),
         kv_bytes=state.kv_rows_held * cache.row_bytes,
         kv_bytes_saved=(state.kv_rows_full - state.kv_rows_held) * cache.row_bytes,

@@ -17,6 +17,7 @@ from dyvte.evaluation.answer import Answer
 from dyvte.evaluation.settings import Setting
 from dyvte.exits.policy import ExitPolicy, Fixed, Gate, GateReading, Off, exit_of
 from dyvte.exits.resolve import resolve
+from dyvte.exits.vtw import Vtw
 from dyvte.flops import gate_flops
 from dyvte.model import Model
 from dyvte.offline import generate
@@ -69,7 +70,7 @@ class _Pool:
 
     def read_gates(self, jobs: Iterable[Job]) -> None:
         """Ask all gates of the samples that need it; NaN asks each gate and lets none fire."""
-        wanted = {(i, _prune(o)): None for i, o in jobs if isinstance(self._exit(i, o), Gate)}
+        wanted = {(i, _prune(o)): None for i, o in jobs if type(self._exit(i, o)) is Gate}
         asking = [(i, ExitOptions(aggressiveness=math.nan, prune=prune)) for i, prune in wanted]
         runs = _run(self.model, self.asked, asking, self.sampling)
         layers = sorted(self.model.grants.gated_layers)
@@ -82,11 +83,13 @@ class _Pool:
     def plan(self, sample: int, options: ExitOptions) -> _Plan:
         """Where the answer of one sample under some options comes from."""
         prune, policy = _prune(options), self._exit(sample, options)
-        if isinstance(policy, Off):
+        # By type: a class that another package derives from these may decide otherwise.
+        if type(policy) is Off:
             return _Plan((sample, prune, None))
-        if isinstance(policy, Fixed):
+        if type(policy) in (Fixed, Vtw):
+            assert isinstance(policy, Fixed), "both are"
             return _Plan((sample, prune, policy.exit_layer))
-        if not isinstance(policy, Gate):
+        if type(policy) is not Gate:
             return _Plan((sample, options))
         asked = []
         for layer, reading in self.readings[sample, prune]:

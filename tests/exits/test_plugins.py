@@ -11,6 +11,8 @@ import pytest
 import dyvte
 from dyvte import ExitOptions, PruneOptions
 from dyvte.errors import ModelError
+from dyvte.evaluation.settings import Setting
+from dyvte.evaluation.sharing import shared
 from dyvte.exits.plugins import entry_points
 from tests import tiny
 from tests.exits.test_prune import ONE_TOKEN
@@ -59,6 +61,39 @@ def test_the_pages_method_and_policy(site: Path, tiny_model: dyvte.Model) -> Non
     assert exited.exit_layer is not None
     assert exited.stats.policy == "still"
     assert "still" in tiny_model.grants.policies
+
+
+OTHER_NAMES = """
+from dyvte.exits.policy import Fixed
+from dyvte.exits.prune.fastv import FastV
+from dyvte.exits.prune.rule import single_stage
+
+
+class Never(Fixed):
+    def may_fire(self, layer): return False
+
+
+def never(options, grants): return Never(1)
+def half(options, num_layers): return FastV(single_stage(options, default_layer=2))
+"""
+
+
+def test_a_policy_is_called_as_it_was_asked_for(site: Path, tiny_model: dyvte.Model) -> None:
+    """The class's own name went into replies and metrics: a label outside their closed sets."""
+    points = "[dyvte.exit_policies]\nmine = other:never\n[dyvte.prune_methods]\nhalf = other:half\n"
+    install(site, "other", OTHER_NAMES, points)
+    asked = tiny.prompt(1)
+    exits = ExitOptions(policy="mine", prune=PruneOptions("half"))
+    stats = tiny.alone(tiny_model, asked, sampling=ONE_TOKEN, exits=exits).stats
+    assert (stats.policy, stats.prune) == ("mine", "half")
+
+
+def test_an_evaluation_runs_what_is_derived_from_ours(site: Path, tiny_model: dyvte.Model) -> None:
+    """It was answered as the class that it is derived from, which may decide otherwise."""
+    install(site, "other", OTHER_NAMES, "[dyvte.exit_policies]\nmine = other:never\n")
+    settings = [Setting("mine", "mine", ExitOptions(policy="mine"))]
+    [[answer]] = shared(tiny_model, [tiny.prompt(1)], settings, ONE_TOKEN)
+    assert answer.exit_layer is None
 
 
 def test_a_broken_package_is_named(site: Path) -> None:
