@@ -13,6 +13,8 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
+LONGEST_NAME = 300  # of a path in an error
+
 
 class PictureError(ValueError):
     """A picture that is not there or cannot be decoded: says which and why."""
@@ -63,9 +65,21 @@ def picture_of(url: str, folder: Path) -> Picture:
     if url.startswith(("http://", "https://")):
         raise PictureError("http images are not fetched: give a path or a data URL")
     path = folder / url.removeprefix("file://")
-    if not path.is_file():
-        raise PictureError(f"image {path} not found")
+    if not _is_file(path):
+        raise PictureError(f"image {_shortened(str(path))} not found")
     return Picture(path=path)
+
+
+def _is_file(path: Path) -> bool:
+    """False also for what cannot be a path, as base64 without ``data:`` before it."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}… (base64 needs data:)"
 
 
 def _opaque(picture: Image.Image) -> Image.Image:

@@ -125,6 +125,12 @@ MALFORMED: list[tuple[Any, str]] = [
     ({"messages": [user("q", "none.png")]}, "not found"),
     ({"messages": [user("q", "http://x/y.png")]}, "not fetched"),
     ({"messages": [user("q", "data:image/png,xx")]}, "data URL"),
+    # Each of these once ended the command with a traceback, hours into a collection.
+    ({"messages": [user("q", "iVBORw0KGgo" * 1000)]}, "not found"),
+    ({"messages": [user("half a \ud83d")]}, "half a character"),
+    ({"messages": [user("q")], "id": "\udc00"}, "half a character"),
+    ("[" * 200_000, "nested too deeply"),
+    ('{"id": ' + "9" * 5000 + "}", "a number is too long"),
     ({"messages": [{"role": "system", "content": user("q", "red.png")["content"]}]}, "hold an"),
     ({"messages": [user("q")], "answers": "a"}, "list of texts"),
     ({"messages": [user("q")], "answer": 3}, "must be text, not int"),
@@ -149,6 +155,15 @@ def test_a_malformed_row_is_told_by_its_line_and_passed_over(
     assert [sample.line for sample in read] == [1, 4]
     assert [skip.line for skip in skips.rows] == [3]
     assert reason in skips.rows[0].reason
+    assert len(skips.rows[0].reason) < 1000
+
+
+def test_a_row_of_an_array_that_is_no_text_is_passed_over(folder: Path) -> None:
+    good, half = ({"messages": [user(text, "red.png")]} for text in ("a \U0001f600", "a \ud83d"))
+    skips = Skips()
+    read = list(read_samples(array(folder, good, half, good), skips=skips))
+    assert len(read) == 2
+    assert "half a character" in skips.rows[0].reason
 
 
 @pytest.mark.parametrize("url", ["broken.png", "data:image/png;base64,a", "data:a;base64,####"])
