@@ -160,6 +160,8 @@ def _layers(spec: str, text: str) -> list[str]:
         if match is None:
             raise OptionError(FIELD, f"{spec!r}: {part!r} is not a layer or LAYER-LAYER")
         low, high = int(match[1]), int(match[2] or match[1])
+        if low > high:
+            raise OptionError(FIELD, f"{spec!r}: {part!r} ends before it begins")
         numbers += [str(layer) for layer in range(low, high + 1)]
     return numbers
 

@@ -43,6 +43,8 @@ class CalibrateConfig:
     vtw_eta: float = ETA
 
     def __post_init__(self) -> None:
+        if not self.policies:
+            raise OptionError("policies", f"names none of {', '.join(POLICIES)}")
         for policy in self.policies:
             if policy not in POLICIES:
                 raise OptionError("policies", f"{policy!r} is none of {', '.join(POLICIES)}")
@@ -94,6 +96,9 @@ def calibrate(
     if "fixed" in settings.policies:
         chosen = parts.whole if state is None else parts.measuring
         curves["fixed"] = {kind: replay.fixed(rows) for kind, rows in chosen.items() if len(rows)}
+    # A part without samples measured nothing, and what was not measured is no default.
+    unmeasured = [policy for policy, kinds in curves.items() if not kinds]
+    curves = {policy: kinds for policy, kinds in curves.items() if kinds}
     calibration = Calibration(
         confidence=settings.confidence,
         curves=curves,
@@ -102,7 +107,13 @@ def calibrate(
         collection=str(collection.settings.get("data_digest", "")),
         notes=_notes(collection, settings, state),
     )
-    warnings = _warnings(collection, parts, calibration)
+    warnings = (
+        *(
+            f"{policy}: no sample is left to measure it (lower --fit-share)"
+            for policy in unmeasured
+        ),
+        *_warnings(collection, parts, calibration),
+    )
     return Findings(calibration, state, _vtw(collection, parts, settings), warnings)
 
 

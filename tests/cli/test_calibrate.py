@@ -123,6 +123,19 @@ def test_gates_are_not_measured_on_what_they_were_trained_on(
         assert "trained on this very data" in said
 
 
+def test_a_policy_that_no_sample_is_left_for_is_not_the_default(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It said that the default would be ``state``, ≤ 2 % changed, with nothing measured."""
+    few, out = made.write(tmp_path / "few", samples=20), tmp_path / "out"
+    assert main(["calibrate", "--data", str(few), "--out", str(out), "--fit-share", "0.999"]) == 0
+    said = capsys.readouterr()
+    assert "warning: state: no sample is left to measure it" in said.err
+    assert "default will be" not in said.out
+    calibration = json.loads((out / "gates.json").read_text())["calibration"]
+    assert (calibration["curves"], calibration["default"]) == ({}, None)
+
+
 def test_wrong_words_are_one_line_each(
     collection: Path, gates: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -134,6 +147,7 @@ def test_wrong_words_are_one_line_each(
     out = ("--out", tmp_path / "out")
     assert "no gates to measure" in refused(capsys, *data, *out, "--policies", "gate")
     assert "--policies 'magic'" in refused(capsys, *data, *out, "--policies", "magic")
+    assert "--policies names none" in refused(capsys, *data, *out, "--policies", ",")
     assert "--confidence must lie" in refused(capsys, *data, *out, "--confidence", "2")
     unlabelled = made.write(tmp_path / "c", samples=10, labels=False)
     assert "--labels self" in refused(capsys, "--data", unlabelled, *out)

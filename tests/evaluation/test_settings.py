@@ -98,6 +98,7 @@ def test_a_preset_keeps_its_line_where_a_number_says_the_same() -> None:
         ("fixed", "is not a layer"),
         ("fixed:a", "nor a preset"),
         ("fixed:3-a", "'3-a' is not a layer"),
+        ("fixed:7-3", "'7-3' ends before it begins"),
         ("fixed:3@1-2", 'min_layer has no meaning with policy "fixed"'),
         ("off:1", "aggressiveness has no meaning"),
         ("gate:0.5+dropall", "'dropall' is no pruning method (fastv"),
