@@ -62,6 +62,7 @@ def _exit(options: ExitOptions, grants: Grants) -> ExitPolicy:
         return Vtw(max(grants.offers.vtw.k - 1, options.min_layer or 0))
     if options.policy not in ("gate", "state"):
         policy: ExitPolicy = entry_points(GROUP)[options.policy](options, grants)
+        _check_range(policy, options, last)
         return policy
     a, layers = options.aggressiveness, (options.min_layer or 0, options.max_layer)
     assert a is not None, "settled"
@@ -69,6 +70,17 @@ def _exit(options: ExitOptions, grants: Grants) -> ExitPolicy:
         return Gate(a, grants.gated_layers, *layers)
     assert grants.offers.state is not None, "or it would not be offered"
     return State(a, grants.offers.state, *layers)
+
+
+def _check_range(policy: ExitPolicy, options: ExitOptions, last: int) -> None:
+    """Raise OptionError if a policy of another package would fire outside the allowed layers."""
+    low, high = options.min_layer or 0, last if options.max_layer is None else options.max_layer
+    if (low, high) == (0, last):
+        return
+    for layer in filter(policy.may_fire, range(last + 1)):
+        if not low <= layer <= high:
+            name = "min_layer" if layer < low else "max_layer"
+            raise OptionError(name, f'"{options.policy}" does not keep to {low}..{high}')
 
 
 def _balanced(grants: Grants, conversation: bool) -> float:

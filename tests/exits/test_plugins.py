@@ -10,10 +10,11 @@ import pytest
 
 import dyvte
 from dyvte import ExitOptions, PruneOptions
-from dyvte.errors import ModelError
+from dyvte.errors import ModelError, OptionError
 from dyvte.evaluation.settings import Setting
 from dyvte.evaluation.sharing import shared
 from dyvte.exits.plugins import entry_points
+from dyvte.exits.resolve import resolve
 from tests import tiny
 from tests.exits.test_prune import ONE_TOKEN
 
@@ -61,6 +62,10 @@ def test_the_pages_method_and_policy(site: Path, tiny_model: dyvte.Model) -> Non
     assert exited.exit_layer is not None
     assert exited.stats.policy == "still"
     assert "still" in tiny_model.grants.policies
+    late = ExitOptions(policy="still", aggressiveness=0.9, min_layer=2)
+    assert tiny.alone(tiny_model, prompts[0], sampling=ONE_TOKEN, exits=late).exit_layer == 2
+    with pytest.raises(OptionError, match="does not keep to"):
+        resolve(ExitOptions(policy="still", max_layer=1), tiny_model.grants)
 
 
 OTHER_NAMES = """
