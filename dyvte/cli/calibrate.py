@@ -33,6 +33,7 @@ def run(argv: Sequence[str]) -> int:
     collection = load_collected(args.data)
     bank, card = read_gates(args.gates) if args.gates else (None, None)
     if bank is not None:
+        bank.check(collection.shape.hidden_size, collection.num_layers)
         check_unseen(collection, card)
     config = _config(args, bank)
     findings = calibrate(collection, bank, config)

@@ -37,7 +37,7 @@ class Offers:
             )
             for preset in card.presets.values():
                 preset_options(preset, offers.calibration, conversation=False)
-        except (DyvteError, ValueError, TypeError, KeyError) as error:
+        except (DyvteError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise ModelError(f"gates: the card cannot be read ({error})") from error
         return offers
 

@@ -39,8 +39,8 @@ class VtwRule:
         """Read a card's field. Raises ValueError."""
         try:
             lists = {name: tuple(value[name]) for name in ("layers", "kl")}
-            return cls(**{**value, **lists})
-        except (TypeError, KeyError) as error:
+            return cls(**{**value, **lists, "k": int(value["k"])})
+        except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"not a vtw rule: {error}") from error
 
 

@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from dyvte.cli import main
 from dyvte.exits.files import GateCard, read_gates, write_gates
+from dyvte.exits.gate import GateBank
 from dyvte.exits.grants import Grants
 from dyvte.exits.offers import Offers
 from dyvte.params import ExitOptions
@@ -149,6 +151,10 @@ def test_wrong_words_are_one_line_each(
     assert "--policies 'magic'" in refused(capsys, *data, *out, "--policies", "magic")
     assert "--policies names none" in refused(capsys, *data, *out, "--policies", ",")
     assert "--confidence must lie" in refused(capsys, *data, *out, "--confidence", "2")
+    wide = {0: torch.zeros(4, 10)}  # copied beside a card of this model where not measured
+    write_gates(tmp_path / "wide", GateBank(wide, {0: torch.zeros(2, 4)}), replace(CARD, layers=()))
+    wide_gates = ("--gates", tmp_path / "wide", "--policies", "state")
+    assert "made for hidden size 5" in refused(capsys, *data, *out, *wide_gates)
     unlabelled = made.write(tmp_path / "c", samples=10, labels=False)
     assert "--labels self" in refused(capsys, "--data", unlabelled, *out)
     assert not (tmp_path / "out").exists()

@@ -179,6 +179,8 @@ def test_records_tell_the_promise_and_the_measurement() -> None:
         {"state": {**SCALE, "weight": [1.0]}},
         {"state": {"signal": "pull_last"}},
         {"vtw": {"k": 3}},
+        {"vtw": {"k": "late", "eta": 0.003, "layers": [], "kl": []}},
+        {"presets": ["safe"]},
         {"presets": {"safe": {"aggressiveness": 7}}},
         {"presets": {"safe": 5}},
     ],
