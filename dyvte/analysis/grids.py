@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dyvte.analysis.style import new_figure
+from dyvte.analysis.style import literal, new_figure
 from dyvte.analysis.summary import NEVER, exit_counts
 
 if TYPE_CHECKING:
@@ -45,7 +45,9 @@ def draw_exits(study: Study, title: str, exit_name: str) -> Figure:
     axes.grid(which="minor", color="#CCCCCC", linewidth=0.6)
     axes.tick_params(which="minor", length=0)
     axes.set_xticks(range(len(columns)), [*map(str, columns[:-1]), "never"], fontsize=8)
-    axes.set_yticks(range(len(counts)), [_kind(*item) for item in counts.items()], fontsize=8)
+    axes.set_yticks(
+        range(len(counts)), [literal(_kind(*item)) for item in counts.items()], fontsize=8
+    )
     axes.set_xlabel("exit after layer (0-based)")
     figure.colorbar(image, ax=axes, label="questions of the kind (%)", fraction=0.05, pad=0.02)
     axes.set_title(f"{title}\nWhere the image leaves ({exit_name})", fontsize=9)
@@ -98,8 +100,8 @@ def draw_heatmap(pair: HeatPair, title: str) -> Figure:
     bar.set_label("attention (strongest head, strongest weight of a cell)", fontsize=8)
     question = pair.question if len(pair.question) <= 90 else pair.question[:87] + "…"
     figure.suptitle(
-        f"{title}\nAttention for “{question}” ({pair.sample}); a text row is a cell, an image is "
-        "binned; white: the future, grey: rows that have left",
+        f"{title}\nAttention for “{literal(question)}” ({literal(pair.sample)}); a text row is a "
+        "cell, an image is binned; white: the future, grey: rows that have left",
         fontsize=9,
     )
     return figure

@@ -10,7 +10,7 @@ from typing import Any
 from dyvte.analysis.curves import draw_entropy, draw_score, draw_weights
 from dyvte.analysis.grids import draw_exits, draw_heatmap
 from dyvte.analysis.study import Study
-from dyvte.analysis.style import save
+from dyvte.analysis.style import literal, save
 from dyvte.analysis.summary import as_json
 from dyvte.params import ExitOptions
 
@@ -29,7 +29,7 @@ def write_numbers(study: Study, out: Path, about: Mapping[str, Any]) -> Path:
 
 def write_figures(study: Study, out: Path, title: str) -> list[Path]:
     """The figures that were asked for and have something to show. Raises OSError."""
-    exit_name = name_of(study.options.exits)
+    exit_name, title = name_of(study.options.exits), literal(title)
     made = {}
     wanted = study.options.figures if study.samples else frozenset()
     if "weights" in wanted:

@@ -48,6 +48,11 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
+def literal(text: str) -> str:
+    """Words of a user's, in which a dollar begins no formula (matplotlib fails on a broken one)."""
+    return text.replace("$", r"\$")
+
+
 def save(figure: Figure, path: Path) -> None:
     """Write a PNG without a date in it, so that the same numbers give the same file."""
     figure.savefig(path, metadata={"Software": None}, pil_kwargs={"optimize": True})

@@ -54,7 +54,7 @@ def draw_pareto(rows: Sequence[Row], path: Path, title: str) -> None:
     near.set_title(f"within {100 * ZOOM_BELOW:g} points of no exit (dotted)", fontsize=10)
     handles, names = whole.get_legend_handles_labels()
     figure.legend(handles, names, loc="outside right center", frameon=False, fontsize=9)
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(title.replace("$", r"\$"), fontsize=11)  # a dollar begins no formula
     figure.savefig(path)
 
 

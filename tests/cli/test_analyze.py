@@ -51,6 +51,19 @@ def test_numbers_and_figures_are_written_and_named(
     assert told["provenance"]["command"].startswith("dyvte analyze --data")
 
 
+def test_a_question_with_a_formula_is_drawn_as_it_stands(
+    tiny_folder: Path, data: Path, tmp_path: Path
+) -> None:
+    """Dollars in a question or a kind began a formula, and a broken one ended the run at the end
+    of all its work."""
+    row = json.loads(data.read_text().splitlines()[0]) | {"kind": "$\\frac$", "id": "$_$"}
+    row["messages"][0]["content"][1]["text"] = "does $\\frac$ cost $5?"
+    asked = tmp_path / "$\\frac$.jsonl"
+    asked.write_text(json.dumps(row))
+    argv = flags(asked, tmp_path / "out", "--model", str(tiny_folder), "--max-tokens", "2")
+    assert main([*argv, "--figures", "exits,heatmap"]) == 0
+
+
 def test_numbers_alone_need_no_figures(
     tiny_folder: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
