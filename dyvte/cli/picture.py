@@ -24,8 +24,8 @@ def open_picture(path: str) -> Image.Image:
             return _opaque(upright)
     except Image.DecompressionBombError:
         raise CommandError(f"image {path} has too many pixels", "make it smaller") from None
-    except (OSError, SyntaxError, ValueError):
-        # Pillow raises all three for broken files, depending on where the damage is.
+    except (OSError, SyntaxError, ValueError, RuntimeError):
+        # Pillow raises all of them for broken files, depending on the decoder.
         raise CommandError(
             f"image {path} cannot be read", "give a whole JPEG, PNG, WebP or GIF file"
         ) from None

@@ -46,8 +46,9 @@ class Picture:
                 return _opaque(ImageOps.exif_transpose(opened))
         except Image.DecompressionBombError:
             raise PictureError(f"image {self.name} has too many pixels") from None
-        except (OSError, SyntaxError, ValueError) as error:
-            # Pillow raises all three for broken files, depending on where the damage is.
+        except Exception as error:
+            # For broken files Pillow raises what its decoders do: OSError, SyntaxError, ValueError,
+            # RuntimeError (AVIF), NotImplementedError (DDS).
             raise PictureError(f"image {self.name} cannot be decoded") from error
 
     def _bytes(self) -> bytes:

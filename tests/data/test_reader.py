@@ -176,6 +176,18 @@ def test_a_picture_that_does_not_decode_is_told_when_it_is_opened(folder: Path, 
     assert "cannot be decoded" in skips.rows[0].reason
 
 
+def test_a_decoder_may_fail_with_anything(folder: Path) -> None:
+    """A broken DDS is NotImplementedError, a broken AVIF RuntimeError: both ended the command."""
+    Image.new("RGB", (4, 4), "red").save(folder / "odd.dds")
+    whole = bytearray((folder / "odd.dds").read_bytes())
+    whole[80:84] = bytes(4)  # the flags of the pixel format
+    (folder / "odd.dds").write_bytes(whole)
+    skips = Skips()
+    path = lines(folder, {"messages": [user("q", "odd.dds")]})
+    assert list(loaded(read_samples(path), skips)) == []
+    assert "odd.dds cannot be decoded" in skips.rows[0].reason
+
+
 @pytest.mark.parametrize("chunk", [1, 7, 1 << 20])
 def test_an_array_is_read_in_pieces_and_counts_lines(
     folder: Path, chunk: int, monkeypatch: pytest.MonkeyPatch
