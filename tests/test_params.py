@@ -152,7 +152,7 @@ def test_stages_of_a_staged_method_are_kept_as_pairs() -> None:
     ],
 )
 def test_stages_that_are_no_pairs_are_refused_by_name(stages: Any) -> None:
-    """1e400 as a layer was a 500 over HTTP, 2.7 was taken as 2, none at all pruned nothing."""
+    """An infinite layer raised OverflowError, 2.7 was taken as 2, none at all pruned nothing."""
     with pytest.raises(OptionError) as refused:
         PruneOptions("pyramiddrop", stages=stages)
     assert refused.value.field == "prune.stages"

@@ -118,6 +118,8 @@ def _card(
 
 def _sentences(findings: Findings, config: CalibrateConfig) -> list[str]:
     """What the table does not say."""
+    from dyvte.exits.presets import RISKS
+
     said = []
     if findings.state is not None:
         saved = sorted(findings.state.saved.items(), key=lambda item: -item[1])
@@ -132,6 +134,10 @@ def _sentences(findings: Findings, config: CalibrateConfig) -> list[str]:
         )
     elif "vtw" in config.policies:
         said.append(f"vtw is not offered: no layer has a mean KL under {config.vtw_eta:g}")
-    if findings.calibration.default is not None:
-        said.append(f"the server's default will be {findings.calibration.default}, ≤ 2 % changed")
+    default = findings.calibration.default
+    if default is not None:
+        curve = findings.calibration.curve(default, conversation=False)
+        proved = curve is not None and curve.lowest_risk(config.confidence) <= RISKS["balanced"]
+        what = "≤ 2 % changed" if proved else "which keeps every image: too few samples"
+        said.append(f"the server's default will be {default}, {what}")
     return said

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from dyvte.engine.events import Engine, ModelInfo
 from dyvte.errors import OptionError
-from dyvte.params import ExitOptions
+from dyvte.params import ExitOptions, PruneOptions
 from server.api.errors import bad_request, model_not_found, option_error
 from server.api.schema import ChatRequest, DyvteObject
 from server.settings import Settings
@@ -80,9 +80,11 @@ def promised_risk(info: ModelInfo, settings: Settings) -> float | None:
 
 def capped(exits: ExitOptions, settings: Settings) -> ExitOptions:
     """``exits`` within the operator's caps. Raises OptionError where nothing is left."""
+    floor, ceiling = settings.min_exit_layer, settings.max_aggressiveness
+    if exits.prune is not None and floor is not None:
+        _check_prune(PruneOptions.of(exits.prune), floor)
     if exits.policy == "off":
         return exits
-    floor, ceiling = settings.min_exit_layer, settings.max_aggressiveness
     if exits.policy == "fixed":
         layer = max(exits.exit_layer or 0, floor or 0)
         return dataclasses.replace(exits, exit_layer=layer)
@@ -94,6 +96,18 @@ def capped(exits: ExitOptions, settings: Settings) -> ExitOptions:
             raise OptionError("max_layer", f"images leave after layer {floor} at the earliest here")
         exits = dataclasses.replace(exits, min_layer=max(exits.min_layer or 0, floor))
     return exits
+
+
+def _check_prune(prune: PruneOptions, floor: int) -> None:
+    """A pruning method takes tokens out as an exit does; its own defaults are not known here."""
+    layers: list[int | None] = [at for at, _ in prune.stages or ()] or [prune.layer]
+    if any(layer is None or layer <= floor for layer in layers):
+        field = "prune.stages" if prune.stages else "prune.layer"
+        raise OptionError(
+            field,
+            f"visual tokens leave after layer {floor} at the earliest here: name a layer from "
+            f"{floor + 1} on",
+        )
 
 
 def in_force(

@@ -168,6 +168,25 @@ def test_a_range_below_the_operators_floor_is_a_400() -> None:
     assert refused({"max_layer": 1}, min_exit_layer=2).detail["param"] == "dyvte.max_layer"
 
 
+@pytest.mark.parametrize(
+    ("prune", "field"),
+    [
+        ({"method": "divprune", "ratio": 1.0}, "dyvte.prune.layer"),
+        ({"method": "fastv", "layer": 2}, "dyvte.prune.layer"),
+        ({"method": "pyramiddrop", "stages": [[1, 0.5], [3, 0.5]]}, "dyvte.prune.stages"),
+    ],
+)
+def test_pruning_cannot_take_out_what_the_operator_keeps(prune: Any, field: str) -> None:
+    """``divprune`` at ratio 1 took the whole image out before the first layer."""
+    body = {"policy": "off", "prune": prune}
+    assert refused(body, min_exit_layer=2).detail["param"] == field
+
+
+def test_pruning_behind_the_operators_layer_is_granted() -> None:
+    body = {"policy": "off", "prune": {"method": "fastv", "layer": 3}}
+    assert chosen(body, min_exit_layer=2).prune is not None
+
+
 def test_nan_in_a_header_keeps_the_image() -> None:
     kept = chosen(headers={"X-DyVTE-Aggressiveness": "nan"}, max_aggressiveness=0.5)
     assert kept.aggressiveness is not None

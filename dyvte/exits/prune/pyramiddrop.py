@@ -26,8 +26,8 @@ class PyramidDrop(Ranking):
     @classmethod
     def of(cls, options: PruneOptions, num_layers: int) -> PyramidDrop:
         """Stages L/4, L/2 and 3L/4 at 0.5 each unless given."""
-        quarters = tuple((num_layers * i // 4, 0.5) for i in (1, 2, 3))
-        return cls(several_stages(options, quarters))
+        quarters = {num_layers * i // 4: 0.5 for i in (1, 2, 3)}  # two layers have but two
+        return cls(several_stages(options, tuple(quarters.items())))
 
     def score(self, view: LayerView) -> Tensor:
         """Attention of the last row in the next layer, mean over heads."""
