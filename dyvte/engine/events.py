@@ -56,7 +56,8 @@ class TokenEvent:
 class ModelInfo:
     """What a loaded model is and offers; nothing here changes while it runs.
 
-    ``policies`` are the exit policies that a request may name; ``presets`` maps an alias
+    ``policies`` are the exit policies that a request may name, ``prune_methods`` the pruning
+    methods that may go before one; ``presets`` maps an alias
     ("safe", "balanced", "aggressive") to its options and ``records`` to what was measured of it;
     ``default_exits`` is used where a request says nothing. ``conversation_presets`` and
     ``conversation_default`` say where a prompt of several user turns is treated otherwise.
@@ -82,6 +83,7 @@ class ModelInfo:
     calibrated: bool = False
     exits_hint: str | None = None
     strips_leading_space: bool = False
+    prune_methods: tuple[str, ...] = ()
 
 
 class TokenStream(Protocol):

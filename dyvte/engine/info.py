@@ -5,6 +5,7 @@ from __future__ import annotations
 from dyvte.engine.core import EngineCore
 from dyvte.engine.events import ModelInfo
 from dyvte.exits.grants import Grants
+from dyvte.exits.prune.methods import prune_methods
 from dyvte.model import Model
 
 
@@ -29,6 +30,7 @@ def describe(model: Model, core: EngineCore) -> ModelInfo:
         calibrated=grants.calibrated,
         exits_hint=_hint(grants),
         strips_leading_space=bool(model.token_bytes and model.token_bytes.strips_leading_space),
+        prune_methods=tuple(prune_methods()),
     )
 
 

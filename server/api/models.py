@@ -55,6 +55,7 @@ class ModelOffer(TypedDict):
     num_layers: NotRequired[int]
     max_model_len: NotRequired[int]
     policies: NotRequired[list[str]]
+    prune_methods: NotRequired[list[str]]
     presets: NotRequired[dict[str, ExitsCard]]
     measured: NotRequired[dict[str, PresetCard]]
     default: NotRequired[ExitsCard]
@@ -127,6 +128,7 @@ def _offer(engine: Engine, settings: Settings) -> ModelOffer:
         "num_layers": info.num_layers,
         "max_model_len": info.max_model_len,
         "policies": list(info.policies),
+        "prune_methods": list(info.prune_methods),
         "presets": {name: said(exits) for name, exits in info.presets.items()},
         "measured": {name: _record(record) for name, record in info.records.items()},
         "default": said(server_default(info, settings)),

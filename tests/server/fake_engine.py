@@ -35,6 +35,7 @@ INFO = ModelInfo(
     device="cpu",
     attention="none",
     policies=("gate", "fixed", "off"),
+    prune_methods=("fastv",),
     default_exits=ExitOptions(aggressiveness=0.5),
     presets={
         "off": ExitOptions(policy="off"),

@@ -27,6 +27,7 @@ async def test_the_base_model_tells_what_exits_it_grants(connect: Connect) -> No
     async with connect(max_aggressiveness=0.3) as client:
         told = (await client.get("/v1/models/demo")).json()["dyvte"]
     assert told["policies"] == ["gate", "fixed", "off"]
+    assert told["prune_methods"] == ["fastv"]
     assert told["default"] == {"policy": "gate", "aggressiveness": 0.3}
     assert told["presets"]["off"] == {"policy": "off"}
     assert told["exits_hint"] == "calibrate the gates"
