@@ -89,7 +89,7 @@ def advance(
         context = StepContext(layer, loop.batch, cache, attention, queries)
         before = loop.batch.hidden
         hidden = model.run_layer(layer, before, loop.rotary, context)
-        loop.batch = loop.batch.with_hidden(hidden)
+        loop.batch = loop.batch.after(layer, hidden)
         loop.layer += 1
         _let_leave(
             loop,

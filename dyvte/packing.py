@@ -3,7 +3,7 @@
 Prefills and decodes lie side by side as segments of ``hidden [T, d]``; an exit is a selection of
 rows. The book-keeping is Python integers, so that no length is ever read back from a device.
 
-Shapes: T rows of the step, d hidden size, S segments.
+Shapes: T rows of the step, d hidden size, S segments, A rotary axes, K deepstack levels.
 """
 
 from __future__ import annotations
@@ -51,15 +51,17 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class PackedBatch:
-    """Segments and their rows: ``hidden [T, d]`` and ``positions [T]`` (int64).
+    """Segments and their rows: ``hidden [T, d]`` and ``positions [T]`` or ``[A, T]`` (int64).
 
     Positions are those of the whole prompt: rows that leave take their positions with them, the
-    others keep theirs, gap and all.
+    others keep theirs, gap and all. ``deepstack [T, K, d]`` holds what the model still adds to
+    the rows after its first K layers; rows that leave take that with them as well.
     """
 
     segments: tuple[Segment, ...]
     hidden: Tensor
     positions: Tensor
+    deepstack: Tensor | None = None
 
     def __post_init__(self) -> None:
         rows = sum(segment.rows for segment in self.segments)
@@ -84,9 +86,10 @@ class PackedBatch:
         """Last row of each segment: where its next token is predicted."""
         return [total - 1 for total in accumulate(self.lengths)]
 
-    def with_hidden(self, hidden: Tensor) -> PackedBatch:
-        """The same rows with new contents."""
-        return replace(self, hidden=hidden)
+    def after(self, layer: int, hidden: Tensor) -> PackedBatch:
+        """The same rows as ``layer`` left them; deepstack that is all added is let go."""
+        spent = self.deepstack is not None and layer + 1 >= self.deepstack.shape[1]
+        return replace(self, hidden=hidden, deepstack=None if spent else self.deepstack)
 
     def keep_visual(self, kept: Mapping[int, Sequence[int]]) -> tuple[PackedBatch, Tensor]:
         """Prune: of the segments named, only some visual rows stay.
@@ -135,6 +138,7 @@ class PackedBatch:
             segments=tuple(segments),
             hidden=self.hidden.index_select(0, rows),
             positions=self.positions.index_select(-1, rows),
+            deepstack=None if self.deepstack is None else self.deepstack.index_select(0, rows),
         )
         return batch, rows
 
@@ -154,10 +158,37 @@ def _thinned(segment: Segment, kept: set[int]) -> tuple[Segment, list[int]]:
     return replace(segment, rows=len(rows), spans=tuple(spans)), rows
 
 
-def pack(parts: Sequence[tuple[Segment, Tensor, Tensor]]) -> PackedBatch:
-    """Put ``(segment, hidden [rows, d], positions [rows])`` of several sequences side by side."""
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One sequence's share of a step: see ``PackedBatch``; ``deepstack`` may end early."""
+
+    segment: Segment
+    hidden: Tensor
+    positions: Tensor
+    deepstack: Tensor | None = None
+
+
+def pack(parts: Sequence[Part]) -> PackedBatch:
+    """Put the rows of several sequences side by side."""
     return PackedBatch(
-        segments=tuple(segment for segment, _, _ in parts),
-        hidden=torch.cat([hidden for _, hidden, _ in parts]),
-        positions=torch.cat([positions for _, _, positions in parts], dim=-1),
+        segments=tuple(part.segment for part in parts),
+        hidden=torch.cat([part.hidden for part in parts]),
+        positions=torch.cat([part.positions for part in parts], dim=-1),
+        deepstack=_deepstack(parts),
     )
+
+
+def _deepstack(parts: Sequence[Part]) -> Tensor | None:
+    """Rows of a part beyond its own deepstack get zeros."""
+    levels = {part.deepstack.shape[1] for part in parts if part.deepstack is not None}
+    if not levels:
+        return None
+    (depth,) = levels
+    rows, width = sum(part.segment.rows for part in parts), parts[0].hidden.shape[1]
+    out = parts[0].hidden.new_zeros(rows, depth, width)
+    start = 0
+    for part in parts:
+        if part.deepstack is not None:
+            out[start : start + len(part.deepstack)] = part.deepstack
+        start += part.segment.rows
+    return out

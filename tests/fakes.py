@@ -16,7 +16,6 @@ from torch import Tensor
 import dyvte
 from dyvte.attention import StepContext
 from dyvte.models.adapter import ModelAdapter, PromptLayout
-from dyvte.prompt import Prompt
 
 
 class Fault(Exception):
@@ -36,8 +35,8 @@ class TamperedAdapter(ModelAdapter):
         self.on_head: Callable[[Tensor], Tensor] = lambda logits: logits
         self.encoded = 0
 
-    def visual_rows(self, prompt: Prompt) -> list[int]:
-        return self.inner.visual_rows(prompt)
+    def visual_rows(self, images: Mapping[str, Any]) -> list[int]:
+        return self.inner.visual_rows(images)
 
     def encode_images(self, images: Sequence[Mapping[str, Any]]) -> list[list[Tensor]]:
         self.on_images(images)
@@ -64,8 +63,14 @@ class TamperedAdapter(ModelAdapter):
     def head(self, hidden: Tensor) -> Tensor:
         return self.on_head(self.inner.head(hidden))
 
-    def vision_flops(self, num_images: int) -> int:
-        return self.inner.vision_flops(num_images)
+    def vision_flops(self, images: Mapping[str, Any]) -> int:
+        return self.inner.vision_flops(images)
+
+    def place(self, layout: PromptLayout, images: Mapping[str, Any]) -> PromptLayout:
+        return self.inner.place(layout, images)
+
+    def deepstack(self, layout: PromptLayout, image_rows: Sequence[Tensor]) -> Tensor | None:
+        return self.inner.deepstack(layout, image_rows)
 
     def parameter_bytes(self) -> int:
         return self.inner.parameter_bytes()

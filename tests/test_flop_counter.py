@@ -62,7 +62,7 @@ def test_vision_tower_and_projector(images: int, tiny_model: dyvte.Model) -> Non
         total = counted(lambda: adapter.encode_images([pictures]))
     finally:
         vision._attn_implementation = before
-    assert adapter.vision_flops(images) == total
+    assert adapter.vision_flops(pictures) == total
 
 
 @pytest.mark.parametrize(

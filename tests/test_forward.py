@@ -22,7 +22,7 @@ from dyvte.exits.state import State
 from dyvte.forward import ForwardOutput, forward
 from dyvte.kv_cache import KVCache, RunCache
 from dyvte.models.adapter import PromptLayout
-from dyvte.packing import PackedBatch, Segment, pack
+from dyvte.packing import PackedBatch, Part, Segment, pack
 from dyvte.pages import PageLedger
 from dyvte.trace import SequenceTrace
 from tests import tiny
@@ -85,9 +85,7 @@ class Bench:
         for seq, (prompt, layout) in enumerate(zip(prompts, self.layouts, strict=True)):
             [rows] = adapter.encode_images([prompt.images]) if prompt.images else [[]]
             self.cache.ledger.reserve(seq, layout.rows + 8)
-            segment = Segment(seq, layout.rows, layout.leaving, prefill=True)
-            positions = adapter.positions(layout, 0, layout.rows)
-            parts.append((segment, adapter.embed(layout, rows), positions))
+            parts.append(adapter.part(seq, layout, rows))
         return pack(parts)
 
     @torch.inference_mode()
@@ -98,7 +96,7 @@ class Bench:
         for seq, (token, layout) in enumerate(zip(ids, self.layouts, strict=True)):
             at = layout.rows + done
             hidden = adapter.embed_tokens(torch.tensor([token]))
-            parts.append((Segment(seq, 1), hidden, adapter.positions(layout, at, at + 1)))
+            parts.append(Part(Segment(seq, 1), hidden, adapter.positions(layout, at, at + 1)))
         return pack(parts)
 
     @torch.inference_mode()

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dyvte.packing import PackedBatch, Segment, pack
+from dyvte.packing import PackedBatch, Part, Segment, pack
 from dyvte.prompt import VisualSpan
 
 
@@ -32,7 +32,7 @@ def packed(several: list[Segment]) -> PackedBatch:
     for index, segment in enumerate(several):
         positions = torch.arange(segment.rows)
         hidden = torch.stack([torch.full_like(positions, index), positions], 1).float()
-        parts.append((segment, hidden, positions))
+        parts.append(Part(segment, hidden, positions))
     return pack(parts)
 
 

@@ -51,7 +51,7 @@ def request_flops_of(model: ModelAdapter, state: RequestState) -> FlopsReport:
         gates += sum(map(model.gates.flops, trace.gates_asked))
     return request_flops(
         model.decoder,
-        vision=model.vision_flops(len(state.layout.spans)),
+        vision=state.layout.vision_flops,
         prompt_tokens=state.layout.rows,
         tokens_per_layer=trace.tokens_per_layer,
         decode_steps=[max(0, choice.sampled - 1) for choice in state.choices],

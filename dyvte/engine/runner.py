@@ -18,10 +18,8 @@ from dyvte.engine.sequence import RequestState, Sequence
 from dyvte.exits.policy import Off
 from dyvte.kv_cache import KVCache
 from dyvte.models.adapter import ModelAdapter
-from dyvte.packing import Segment, pack
+from dyvte.packing import Part, Segment, pack
 from dyvte.trace import SequenceTrace
-
-Part = tuple[Segment, Tensor, Tensor]
 
 
 @dataclass(slots=True)
@@ -102,17 +100,14 @@ class Runner:
     def _prompt(self, sequence: Sequence) -> Part:
         """All rows of a prompt, with what was generated before a preemption."""
         owner = sequence.owner
-        hidden = self.model.embed(owner.layout, owner.image_rows or [])
-        if sequence.token_ids:
-            hidden = torch.cat([hidden, self._embed(sequence.token_ids)])
-        segment = Segment(sequence.seq, sequence.rows, owner.layout.leaving, prefill=True)
-        return segment, hidden, self.model.positions(owner.layout, 0, sequence.rows)
+        rows = owner.image_rows or []
+        return self.model.part(sequence.seq, owner.layout, rows, sequence.token_ids)
 
     def _next_rows(self, sequences: Seq[Sequence]) -> list[Part]:
         """The newest token of each running sequence, embedded in one look-up."""
         rows = self._embed([each.token_ids[-1] for each in sequences])
         return [
-            (
+            Part(
                 Segment(each.seq, 1),
                 rows[i : i + 1],
                 self.model.positions(each.owner.layout, each.rows - 1, each.rows),

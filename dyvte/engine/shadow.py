@@ -179,7 +179,7 @@ class Shadows:
             return 0  # not admitted yet
         adapter, layers = self._core.model.adapter, self._core.scheduler.group_layer
         prefill = adapter.decoder.prefill([state.layout.rows] * layers)
-        return adapter.vision_flops(len(state.layout.spans)) + prefill
+        return state.layout.vision_flops + prefill
 
     def _end(self, shadow: Shadow, outcome: ShadowOutcome) -> None:
         self._tell(ShadowStats(shadow.policy, outcome, shadow.flops))

@@ -3,14 +3,14 @@
 An adapter wraps a ``transformers`` model; weights and layer code stay theirs. A family is one
 file that fills in this class.
 
-Shapes: T rows, d hidden size, V_i visual rows of image i.
+Shapes: T rows, d hidden size, V_i visual rows of image i, A rotary axes, K deepstack levels.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -20,15 +20,24 @@ from dyvte.attention import StepContext
 from dyvte.errors import PromptError
 from dyvte.exits.gate import GateBank
 from dyvte.flops import DecoderShape
+from dyvte.packing import Part, Segment
 from dyvte.prompt import IMAGE, Prompt, VisualSpan
 
 
 @dataclass(frozen=True, slots=True)
 class PromptLayout:
-    """An expanded prompt: ``token_ids`` has one entry per row (IMAGE on visual rows)."""
+    """An expanded prompt: ``token_ids`` has one entry per row (IMAGE on visual rows).
+
+    ``positions [A, rows]`` (int64) are those of a family with several rotary axes; None where
+    they count 0, 1, 2, … A generated token takes its row number plus ``delta`` on every axis.
+    ``vision_flops`` is what tower and projector cost for this prompt's images.
+    """
 
     token_ids: tuple[int, ...]
     spans: tuple[VisualSpan, ...]
+    positions: Tensor | None = field(default=None, compare=False)
+    delta: int = 0
+    vision_flops: int = 0
 
     @property
     def rows(self) -> int:
@@ -64,12 +73,15 @@ class ModelAdapter(ABC):
     eos_token_ids: frozenset[int]
 
     @abstractmethod
-    def visual_rows(self, prompt: Prompt) -> list[int]:
-        """V_i of each image of the prompt, computed from the processed images."""
+    def visual_rows(self, images: Mapping[str, Any]) -> list[int]:
+        """V_i of each image, computed from the processed images alone. Raises PromptError."""
 
     @abstractmethod
     def encode_images(self, images: Sequence[Mapping[str, Any]]) -> list[list[Tensor]]:
-        """Rows ``[V_i, d]`` of every image of every prompt, all prompts in one run."""
+        """Rows of every image of every prompt, all prompts in one run.
+
+        ``[V_i, d]``, or ``[V_i, (1 + K)·d]`` where K deepstack levels follow the embedding.
+        """
 
     @abstractmethod
     def embed_tokens(self, token_ids: Tensor) -> Tensor:
@@ -77,7 +89,7 @@ class ModelAdapter(ABC):
 
     @abstractmethod
     def rotary(self, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """cos and sin ``[1, T, head_dim]`` for positions ``[T]``."""
+        """cos and sin ``[1, T, head_dim]`` for positions ``[T]`` or ``[A, T]``."""
 
     @abstractmethod
     def run_layer(
@@ -96,8 +108,8 @@ class ModelAdapter(ABC):
         """Final norm and LM head: ``[S, d]`` → ``[S, V]``."""
 
     @abstractmethod
-    def vision_flops(self, num_images: int) -> int:
-        """Tower and projector for that many images."""
+    def vision_flops(self, images: Mapping[str, Any]) -> int:
+        """Tower and projector for the processed images of a prompt."""
 
     @abstractmethod
     def parameter_bytes(self) -> int:
@@ -105,7 +117,8 @@ class ModelAdapter(ABC):
 
     def layout(self, prompt: Prompt) -> PromptLayout:
         """Expand each placeholder into its image's rows. Raises PromptError."""
-        rows = self.visual_rows(prompt)
+        images = prompt.images
+        rows = self.visual_rows(images) if images is not None else []
         if len(rows) != prompt.num_images:
             raise PromptError(
                 f"the prompt has {prompt.num_images} image placeholders and {len(rows)} images"
@@ -123,21 +136,72 @@ class ModelAdapter(ABC):
                 raise PromptError(
                     f"token id {token} is outside the vocabulary of {self.decoder.vocab_size}"
                 )
-        return PromptLayout(tuple(ids), tuple(spans))
+        layout = PromptLayout(tuple(ids), tuple(spans))
+        if images is None:
+            return self.place(layout, {})
+        return self.place(replace(layout, vision_flops=self.vision_flops(images)), images)
+
+    def place(self, layout: PromptLayout, images: Mapping[str, Any]) -> PromptLayout:
+        """Fill in ``positions`` and ``delta`` where rows do not simply count; here they do."""
+        del images
+        return layout
 
     def embed(self, layout: PromptLayout, image_rows: Sequence[Tensor]) -> Tensor:
         """Rows ``[T, d]`` of an expanded prompt: text embedded, image rows laid in."""
         ids = torch.tensor(layout.token_ids, dtype=torch.int64, device=self.device)
         hidden = self.embed_tokens(ids.clamp(min=0))
+        width = hidden.shape[1]
         for span, rows in zip(layout.spans, image_rows, strict=True):
             if rows.shape[0] != len(span):
                 raise PromptError(
                     f"an image gave {rows.shape[0]} rows where {len(span)} were expected"
                 )
-            hidden[span.start : span.stop] = rows.to(hidden.dtype)
+            hidden[span.start : span.stop] = rows[:, :width].to(hidden.dtype)
         return hidden
 
+    def deepstack(self, layout: PromptLayout, image_rows: Sequence[Tensor]) -> Tensor | None:
+        """``[T, K, d]`` to add to the rows after layers 0..K-1; None where nothing is added."""
+        del layout, image_rows
+        return None
+
+    def part(
+        self,
+        seq: int,
+        layout: PromptLayout,
+        image_rows: Sequence[Tensor],
+        generated: Sequence[int] = (),
+    ) -> Part:
+        """All rows of a prompt, and of what was generated behind it, as a step takes them."""
+        hidden = self.embed(layout, image_rows)
+        if generated:
+            ids = torch.tensor(list(generated), dtype=torch.int64, device=self.device)
+            hidden = torch.cat([hidden, self.embed_tokens(ids)])
+        segment = Segment(seq, len(hidden), layout.leaving, prefill=True)
+        positions = self.positions(layout, 0, len(hidden))
+        return Part(segment, hidden, positions, self.deepstack(layout, image_rows))
+
     def positions(self, layout: PromptLayout, start: int, stop: int) -> Tensor:
-        """Positions of rows ``start..stop-1``; rows beyond the prompt are generated tokens."""
-        del layout
-        return torch.arange(start, stop, dtype=torch.int64, device=self.device)
+        """Positions ``[n]`` or ``[A, n]`` of rows ``start..stop-1``.
+
+        Rows beyond the prompt are generated tokens.
+        """
+        count = torch.arange(start, stop, dtype=torch.int64, device=self.device)
+        if layout.positions is None:
+            return count
+        prompt = layout.positions[:, start:stop].to(self.device)
+        more = count[prompt.shape[1] :] + layout.delta
+        return torch.cat([prompt, more.expand(len(prompt), -1)], dim=-1)
+
+
+def processed(images: Mapping[str, Any], key: str, *shape: int) -> Tensor:
+    """``images[key]``, a tensor ``[n, *shape]`` (-1: any size). Raises PromptError."""
+    if key not in images:
+        raise PromptError(f"images need {key} as the family's image processor returns them")
+    found = torch.as_tensor(images[key])
+    fits = found.ndim == len(shape) + 1 and all(
+        want in (-1, have) for want, have in zip(shape, found.shape[1:], strict=True)
+    )
+    if not fits:
+        sizes = ", ".join("*" if size < 0 else str(size) for size in shape)
+        raise PromptError(f"{key} has shape {list(found.shape)}, expected [images, {sizes}]")
+    return found

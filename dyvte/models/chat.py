@@ -55,11 +55,15 @@ def images_of(messages: Sequence[Message]) -> list[Any]:
 
 @dataclass(frozen=True, slots=True)
 class TemplateChat:
-    """A Jinja chat template over a ``transformers`` tokenizer."""
+    """A Jinja chat template over a ``transformers`` tokenizer.
+
+    ``frame`` holds the tokens put around each image (``("<img>", "</img>")``), if any.
+    """
 
     tokenizer: Any
     template: str
     image_token: str
+    frame: tuple[str, ...] = ()
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
         """Render, split at the template's specials, tokenise the rest as plain text.
@@ -81,7 +85,9 @@ class TemplateChat:
         else:
             ids = self._encode_guarded(rendered, typed, guard)
         image_id = self.tokenizer.convert_tokens_to_ids(self.image_token)
-        return [IMAGE if token == image_id else token for token in ids]
+        around = self.tokenizer.convert_tokens_to_ids(list(self.frame))
+        image = [*around[:1], IMAGE, *around[1:]]
+        return [each for token in ids for each in (image if token == image_id else [token])]
 
     def _specials(self) -> set[str]:
         added = self.tokenizer.added_tokens_decoder.values()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dyvte.attention import SdpaAttention
 from dyvte.models.adapter import ModelAdapter
-from dyvte.packing import Segment, pack
+from dyvte.packing import Part, Segment, pack
 from dyvte.training.prefill import Prefilled, run_layers
 
 Answer = tuple[int, ...]
@@ -101,7 +101,7 @@ def _extend(
         layout = run.layouts[owner]
         start = layout.rows + already
         positions = model.positions(layout, start, start + len(each))
-        parts.append((Segment(owner, len(each)), rows, positions))
+        parts.append(Part(Segment(owner, len(each)), rows, positions))
     batch = pack(parts)
     return [
         list(after.hidden.split(lengths))

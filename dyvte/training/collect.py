@@ -17,7 +17,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from dyvte.models.adapter import ModelAdapter, PromptLayout
+from dyvte.models.adapter import ModelAdapter
 from dyvte.prompt import Prompt
 from dyvte.training.answering import Answer, answer_greedily, answer_rows
 from dyvte.training.branches import Twig, run_branches
@@ -53,13 +53,15 @@ class Collected:
     """One sample: ``status [L, 2d]``, ``signals [L, F]``, and scores on its answers ``[L]``.
 
     ``own`` is about the greedy answer ``greedy``, ``given`` about the given one; each is None
-    where it was not asked for. ``text_rows`` and ``visual_rows`` are the prompt's.
+    where it was not asked for. ``text_rows``, ``visual_rows`` and ``vision_flops`` are those of
+    the prompt.
     """
 
     status: Tensor
     signals: Tensor
     text_rows: int
     visual_rows: int
+    vision_flops: int
     given: Scores | None
     own: Scores | None
     greedy: Answer
@@ -92,8 +94,7 @@ def collect_batch(model: ModelAdapter, examples: Sequence[Example], plan: Plan) 
     layers = plan.layers or tuple(range(depth))
     layouts = [model.layout(example.prompt) for example in examples]
     longest = max([plan.max_tokens, *(len(each.answer or ()) for each in examples)])
-    hidden = _embedded(model, layouts, examples)
-    run = prefill(model, layouts, hidden, layers, plan.signals, longest)
+    run = prefill(model, layouts, _encoded(model, examples), layers, plan.signals, longest)
     wanted = {
         index: example.answer
         for index, example in enumerate(examples)
@@ -112,6 +113,7 @@ def collect_batch(model: ModelAdapter, examples: Sequence[Example], plan: Plan) 
             signals=torch.stack([each[index] for each in run.signals]),
             text_rows=layout.rows - layout.visual_rows,
             visual_rows=layout.visual_rows,
+            vision_flops=layout.vision_flops,
             given=given.get(index),
             own=own[index] if plan.consistent else None,
             greedy=greedy[index] if plan.consistent else (),
@@ -121,16 +123,11 @@ def collect_batch(model: ModelAdapter, examples: Sequence[Example], plan: Plan) 
     ]
 
 
-def _embedded(
-    model: ModelAdapter, layouts: Sequence[PromptLayout], examples: Sequence[Example]
-) -> list[Tensor]:
-    """Rows ``[T_i, d]`` of each prompt."""
+def _encoded(model: ModelAdapter, examples: Sequence[Example]) -> list[list[Tensor]]:
+    """Rows of each image of each prompt."""
     pictured = [example.prompt.images for example in examples if example.prompt.images is not None]
     encoded = iter(model.encode_images(pictured))
-    return [
-        model.embed(layout, next(encoded) if example.prompt.images is not None else [])
-        for layout, example in zip(layouts, examples, strict=True)
-    ]
+    return [next(encoded) if each.prompt.images is not None else [] for each in examples]
 
 
 def _score(

@@ -43,21 +43,17 @@ class Prefilled:
 def prefill(
     model: ModelAdapter,
     layouts: Sequence[PromptLayout],
-    hidden: Sequence[Tensor],
+    image_rows: Sequence[Sequence[Tensor]],
     layers: Sequence[int],
     signals: Sequence[str],
     room: int,
 ) -> Prefilled:
-    """Run prompts (``hidden[i] [T_i, d]``) whole; the cache has room for ``room`` more rows."""
+    """Run prompts whole, their images encoded; the cache has room for ``room`` more rows."""
     cache = new_cache(model, len(layouts), max(layout.rows for layout in layouts) + room)
     batch = pack(
         [
-            (
-                Segment(index, layout.rows, layout.leaving, prefill=True),
-                rows,
-                model.positions(layout, 0, layout.rows),
-            )
-            for index, (layout, rows) in enumerate(zip(layouts, hidden, strict=True))
+            model.part(index, layout, rows)
+            for index, (layout, rows) in enumerate(zip(layouts, image_rows, strict=True))
         ]
     )
     chosen = [
@@ -104,7 +100,7 @@ def run_layers(
     rotary = model.rotary(batch.hidden, batch.positions)
     for layer in range(model.decoder.num_layers):
         context = StepContext(layer, batch, cache, attention, tap)
-        batch = batch.with_hidden(model.run_layer(layer, batch.hidden, rotary, context))
+        batch = batch.after(layer, model.run_layer(layer, batch.hidden, rotary, context))
         yield layer, batch
 
 

@@ -17,12 +17,12 @@ Row = tuple[Sample, Collected]
 
 def tensor_names(plan: Plan) -> tuple[str, ...]:
     """What ``stack_rows`` gives for this plan, in order."""
-    return tuple(_fields(plan, vision_flops=lambda _: 0))
+    return tuple(_fields(plan))
 
 
 def stack_rows(model: ModelAdapter, plan: Plan, rows: Sequence[Row]) -> dict[str, Tensor]:
     """All tensors of some samples; with none, empty ones of the right shape and type."""
-    fields = _fields(plan, model.vision_flops)
+    fields = _fields(plan)
     shape = model.decoder
     layers = len(plan.layers) if plan.layers else shape.num_layers
     widths = {"status": (layers, 2 * shape.hidden_size), "signals": (layers, len(plan.signals))}
@@ -38,9 +38,7 @@ def stack_rows(model: ModelAdapter, plan: Plan, rows: Sequence[Row]) -> dict[str
     return found
 
 
-def _fields(
-    plan: Plan, vision_flops: Callable[[int], int]
-) -> dict[str, tuple[torch.dtype, Callable[[Row], Tensor | int | bool]]]:
+def _fields(plan: Plan) -> dict[str, tuple[torch.dtype, Callable[[Row], Tensor | int | bool]]]:
     fields: dict[str, tuple[torch.dtype, Callable[[Row], Tensor | int | bool]]] = {
         "status": (torch.float32, lambda row: row[1].status),
         "signals": (torch.float32, lambda row: row[1].signals),
@@ -50,7 +48,7 @@ def _fields(
         "text_rows": (torch.int64, lambda row: row[1].text_rows),
         "visual_rows": (torch.int64, lambda row: row[1].visual_rows),
         "answer_tokens": (torch.int64, lambda row: row[1].answer_tokens),
-        "vision_flops": (torch.int64, lambda row: vision_flops(len(row[0].pictures))),
+        "vision_flops": (torch.int64, lambda row: row[1].vision_flops),
     }
     if plan.consistent:
         fields["consistent"] = (torch.bool, lambda row: _scores(row[1].own).consistent)

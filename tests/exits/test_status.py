@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dyvte.exits.status import text_token_status
-from dyvte.packing import PackedBatch, Segment, pack
+from dyvte.packing import PackedBatch, Part, Segment, pack
 from dyvte.prompt import VisualSpan
 
 WIDTH = 5
@@ -19,7 +19,7 @@ def batch_of(*several: tuple[int, list[tuple[int, int]]]) -> PackedBatch:
     parts = []
     for seq, (rows, spans) in enumerate(several):
         segment = Segment(seq, rows, tuple(VisualSpan(*span) for span in spans), prefill=True)
-        parts.append((segment, torch.randn(rows, WIDTH, generator=draw), torch.arange(rows)))
+        parts.append(Part(segment, torch.randn(rows, WIDTH, generator=draw), torch.arange(rows)))
     return pack(parts)
 
 

@@ -105,6 +105,10 @@ DECODERS = {
     "wide heads": (LlamaConfig, {"head_dim": 16}),
     "mistral": (MistralConfig, {"sliding_window": 30, "head_dim": 8}),
     "qwen2, with biases": (Qwen2Config, {}),
+    "scaled beyond the context only": (
+        LlamaConfig,
+        {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}},
+    ),
     "qwen3, with norms of queries": (Qwen3Config, {"head_dim": 8}),
 }
 
@@ -126,9 +130,13 @@ def test_other_decoders_are_the_models_own_logits(name: str, tmp_path: Path) -> 
 
 
 def test_rotary_embeddings_that_change_with_the_batch_are_refused(tmp_path: Path) -> None:
-    scaled = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    scaled = {
+        **{"rope_type": "longrope", "rope_theta": 10000.0, "factor": 2.0},
+        **{"short_factor": [1.0] * 4, "long_factor": [2.0] * 4},
+        "original_max_position_embeddings": 64,
+    }
     tiny.save_model(tmp_path, tiny.config(rope_parameters=scaled))
-    with pytest.raises(ModelError, match="dynamic"):
+    with pytest.raises(ModelError, match="longrope"):
         dyvte.load(tmp_path, device="cpu", dtype="float32")
 
 

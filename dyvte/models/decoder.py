@@ -1,0 +1,153 @@
+"""What every family with a stock ``transformers`` decoder shares: the decoder's side of an adapter.
+
+A family adds what its parts are called, how pictures become rows and how positions are made.
+
+Shapes: T rows, S segments, d hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from dyvte.attention import StepContext
+from dyvte.errors import ModelError
+from dyvte.exits.gate import GateBank
+from dyvte.flops import DecoderShape
+from dyvte.models.adapter import ModelAdapter
+from dyvte.models.projection import last_query_and_keys
+
+
+class DecoderAdapter(ModelAdapter):
+    """Names the parts of a decoder loaded with our attention.
+
+    ``model`` is the whole model as loaded, ``decoder`` the part of it with ``embed_tokens``,
+    ``layers``, ``norm`` and ``rotary_emb``, ``head`` its LM head. Raises ModelError for a decoder
+    whose answers packed rows would get wrong.
+    """
+
+    decoders: ClassVar[tuple[str, ...]] = ("llama", "mistral", "qwen2", "qwen3")
+
+    def __init__(
+        self, model: Any, decoder: Any, head: nn.Module, gates: GateBank | None = None
+    ) -> None:
+        self.model = model
+        text = decoder.config
+        check_decoder(self.family, text, self.decoders)
+        self._layers = decoder.layers
+        self._embedding = decoder.embed_tokens
+        self._rotary = decoder.rotary_emb
+        self._norm = decoder.norm
+        self._lm_head = head
+        self.dtype = model.dtype
+        self.device = model.device
+        self.max_positions = max_positions(text)
+        self.eos_token_ids = frozenset(i for i in _eos(model, text) if i < text.vocab_size)
+        self.decoder = decoder_shape(text)
+        self.gates = gates
+        if gates is not None:
+            gates.check(self.decoder.hidden_size, self.decoder.num_layers)
+            self.gates = gates.to(self.device)
+
+    def embed_tokens(self, token_ids: Tensor) -> Tensor:
+        """The decoder's own table."""
+        out: Tensor = self._embedding(token_ids)
+        return out
+
+    def rotary(self, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """The decoder's own rotary embedding."""
+        cos, sin = self._rotary(hidden[None], position_ids=positions.unsqueeze(-2))
+        return cos, sin
+
+    def run_layer(
+        self, layer: int, hidden: Tensor, rotary: tuple[Tensor, Tensor], context: StepContext
+    ) -> Tensor:
+        """The decoder's own layer over a batch of one packed row."""
+        out: Tensor = self._layers[layer](
+            hidden[None], attention_mask=None, position_embeddings=rotary, packed=context
+        )
+        return out[0]
+
+    def last_query_and_keys(
+        self, layer: int, hidden: Tensor, rotary: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor, float]:
+        """Through the decoder's own norm and projections."""
+        return last_query_and_keys(self._layers[layer], hidden, rotary)
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Norm over the asked rows only, then the head."""
+        out: Tensor = self._lm_head(self._norm(hidden))
+        return out
+
+    def parameter_bytes(self) -> int:
+        """Bytes of all weights as loaded."""
+        return sum(p.numel() * p.element_size() for p in self.model.parameters())
+
+
+class NativeAdapter(DecoderAdapter):
+    """A family that ``transformers`` has a class for.
+
+    ``native`` is that class; ``image_frame`` the tokens that its processor puts around an image.
+    """
+
+    native: ClassVar[Any]
+    image_frame: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, model: Any, gates: GateBank | None = None) -> None:
+        super().__init__(model, model.model.language_model, model.lm_head, gates)
+
+
+def decoder_shape(text: Any) -> DecoderShape:
+    """The numbers of a decoder's config that decide its cost."""
+    return DecoderShape(
+        num_layers=text.num_hidden_layers,
+        hidden_size=text.hidden_size,
+        intermediate_size=text.intermediate_size,
+        num_heads=text.num_attention_heads,
+        num_kv_heads=text.num_key_value_heads,
+        head_dim=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
+        vocab_size=text.vocab_size,
+    )
+
+
+def max_positions(text: Any) -> int:
+    """Rows that a sequence may have.
+
+    Our attention is full: inside a sliding window that is the same. A window that no layer uses
+    (Qwen2 carries one and says ``use_sliding_window: false``) bounds nothing.
+    """
+    kinds = set(getattr(text, "layer_types", None) or ())
+    window = getattr(text, "sliding_window", None)
+    if kinds and "sliding_attention" not in kinds:
+        window = None
+    return min(int(text.max_position_embeddings), window or sys.maxsize)
+
+
+def check_decoder(family: str, text: Any, known: tuple[str, ...]) -> None:
+    """Refuse decoders whose answers our rows would get wrong. Raises ModelError.
+
+    Others scale embeddings or logits outside their layers; attention other than over the full
+    past (or a window, see ``max_positions``) and rotary embeddings that change with the longest
+    row of a batch need more than packed rows. ``dynamic`` scaling begins beyond
+    ``max_position_embeddings``, which no sequence here passes.
+    """
+    if text.model_type not in known:
+        raise ModelError(
+            f"{family} with a {text.model_type!r} decoder is not supported ({', '.join(known)})"
+        )
+    odd = set(getattr(text, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    if odd:
+        raise ModelError(f"decoder layers of type {', '.join(sorted(odd))} are not supported")
+    rope = (getattr(text, "rope_parameters", None) or {}).get("rope_type", "default")
+    if rope == "longrope":
+        raise ModelError(f"rope_type {rope!r} changes with the longest row of a batch; unsupported")
+
+
+def _eos(model: Any, text: Any) -> frozenset[int]:
+    for config in (getattr(model, "generation_config", None), model.config, text):
+        ids = getattr(config, "eos_token_id", None)
+        if ids is not None:
+            return frozenset([ids] if isinstance(ids, int) else ids)
+    raise ModelError("the model's config names no eos_token_id; set one in config.json")

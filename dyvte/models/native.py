@@ -1,0 +1,84 @@
+"""Families that ``transformers`` has a class for: one opener for all of them.
+
+The adapter's class says which model class to load; tokenizer, chat template and image processor
+are read one by one, since a whole processor may want packages for videos that nobody here uses.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoImageProcessor, AutoTokenizer
+
+from dyvte.errors import ModelError
+from dyvte.models.chat import TemplateChat
+from dyvte.models.decoder import NativeAdapter
+from dyvte.models.images import ImageProcessor
+from dyvte.models.opened import Opened, implementations, refusing
+
+PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+
+
+def native_adapter(config: dict[str, Any]) -> type[NativeAdapter] | None:
+    """The adapter's class for a config in ``transformers``' own layout, if there is one."""
+    if "text_config" not in config and "vision_config" not in config:
+        return None
+    match config.get("model_type"):
+        case "llava":
+            from dyvte.models.llava import LlavaAdapter
+
+            return LlavaAdapter
+    return None
+
+
+def open_native(
+    folder: Path, adapter: type[NativeAdapter], device: torch.device, dtype: torch.dtype
+) -> Opened:
+    """Load the weights and what else the folder has. Raises ModelError."""
+    with refusing(folder):
+        model, report = adapter.native.from_pretrained(
+            folder,
+            dtype=dtype,
+            attn_implementation=implementations(),
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    if report["missing_keys"]:
+        missing = ", ".join(sorted(report["missing_keys"])[:3])
+        raise ModelError(f"{folder}: weights are missing ({missing}, …)")
+    with refusing(folder):
+        opened = adapter(model.to(device).eval())
+        tokenizer, chat = read_chat(folder, adapter, model.config)
+        return Opened(opened, folder, tokenizer, chat, read_image_processor(folder))
+
+
+def read_chat(
+    folder: Path, adapter: type[NativeAdapter], config: Any
+) -> tuple[Any | None, TemplateChat | None]:
+    """Tokenizer and chat format, as far as the folder has them."""
+    if not any((folder / name).exists() for name in TOKENIZER_FILES):
+        return None, None
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    template = tokenizer.chat_template or _older_template(folder)
+    if not template:
+        return tokenizer, None
+    image = getattr(config, "image_token_id", None) or config.image_token_index
+    token = tokenizer.convert_ids_to_tokens(image)
+    return tokenizer, TemplateChat(tokenizer, template, token, adapter.image_frame)
+
+
+def _older_template(folder: Path) -> str | None:
+    """Where processors kept their template before ``chat_template.jinja``."""
+    path = folder / "chat_template.json"
+    return json.loads(path.read_text())["chat_template"] if path.exists() else None
+
+
+def read_image_processor(folder: Path) -> ImageProcessor | None:
+    """The family's own image processor (the one on PIL), if the folder has its settings."""
+    if not any((folder / name).exists() for name in PROCESSOR_FILES):
+        return None
+    return ImageProcessor(AutoImageProcessor.from_pretrained(folder, backend="pil"))

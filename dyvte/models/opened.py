@@ -1,0 +1,82 @@
+"""What opening a folder gives, and how what goes wrong there is told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers.utils import logging as transformers_logging
+
+from dyvte.attention import register
+from dyvte.errors import ModelError
+from dyvte.models.adapter import ModelAdapter
+from dyvte.models.chat import ChatFormat
+from dyvte.models.images import ImageProcessor
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """Everything a folder holds. The last three are None where the folder has no such files."""
+
+    adapter: ModelAdapter
+    folder: Path
+    tokenizer: Any | None
+    chat: ChatFormat | None
+    process_images: ImageProcessor | None
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """``config.json``. Raises ModelError."""
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text())
+    except OSError as error:
+        raise ModelError(f"{folder}: no config.json there; is it a model folder?") from error
+    except ValueError as error:
+        raise ModelError(f"{path}: not valid JSON") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"{path}: not a JSON object")
+    return config
+
+
+def implementations() -> dict[str, str]:
+    """Attention by part of a ``transformers`` model: ours in the decoder."""
+    return {"text_config": register(), "vision_config": "sdpa"}
+
+
+@contextmanager
+def refusing(folder: Path) -> Iterator[None]:
+    """What a broken folder makes the readers raise becomes one line of ModelError."""
+    try:
+        yield
+    except ModelError as error:
+        named = str(error).startswith(str(folder))
+        raise error if named else ModelError(f"{folder}: {error}") from error
+    except KeyError as error:
+        raise ModelError(f"{folder}: config.json has no {error}") from error
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"{folder}: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars and no load reports from ``transformers`` while we load."""
+    level = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()

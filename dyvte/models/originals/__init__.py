@@ -1,0 +1,1 @@
+"""Readers for checkpoints in the layouts in which their authors published them."""
