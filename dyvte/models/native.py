@@ -32,6 +32,18 @@ def native_adapter(config: dict[str, Any]) -> type[NativeAdapter] | None:
             from dyvte.models.llava import LlavaAdapter
 
             return LlavaAdapter
+        case "qwen2_vl":
+            from dyvte.models.qwen2_vl import Qwen2VLAdapter
+
+            return Qwen2VLAdapter
+        case "qwen2_5_vl":
+            from dyvte.models.qwen2_5_vl import Qwen25VLAdapter
+
+            return Qwen25VLAdapter
+        case "qwen3_vl":
+            from dyvte.models.qwen3_vl import Qwen3VLAdapter
+
+            return Qwen3VLAdapter
     return None
 
 
