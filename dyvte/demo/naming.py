@@ -25,7 +25,7 @@ FACTORS: tuple[tuple[str, ...], ...] = (COLORS, SHAPES, tuple(SIZES), ROWS, COLU
 # Printed text has no single word token per value: word, tens, units with heads of their own.
 TEXT_CLASSES = (len(WORDS), 10, 10)
 # Shapes are the slowest to learn; rare text would drown them with its large, noisy gradients.
-WEIGHTS = (1.0, 2.5, 0.7, 0.5, 0.5, 0.4, 0.4, 0.4)
+WEIGHTS = (1.0, 4.0, 0.7, 0.5, 0.5, 0.3, 0.3, 0.3)
 _LABELS = len(FACTORS) + len(TEXT_CLASSES)
 _FIRST_TEXT = len(FACTORS)
 

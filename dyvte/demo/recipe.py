@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
 
 from dyvte.demo import checkpoint, replicas
-from dyvte.demo.bank import open_bank
+from dyvte.demo.bank import Bank, open_bank
 from dyvte.demo.bearings import Bearings
 from dyvte.demo.checkpoint import Progress
 from dyvte.demo.guidance import Guide, PairGuide, TallyGuide
@@ -34,7 +34,6 @@ from dyvte.demo.student import AnyGuide, graded, normalised, text_states, visual
 from dyvte.demo.tokenizer import train_tokenizer, word_ids
 
 SEED = 1
-PICTURES = 40_000
 SAVE_EVERY_S = 120.0
 LOG_EVERY = 20
 GUIDED_LAYERS = (2, 3)
@@ -90,7 +89,7 @@ def _guides(lanes: Lanes, seen: Pictures, exit_layer: int | None) -> dict[int, l
 class Trainer:
     """The model, its helpers and its optimizer, in one of `world` equal processes."""
 
-    def __init__(self, out: Path, pictures: int, rank: int = 0, world: int = 1) -> None:
+    def __init__(self, out: Path, rank: int = 0, world: int = 1) -> None:
         self.out, self.rank, self.world = out, rank, world
         self.tokenizer = _tokenizer(out / "tokenizer", keep=rank == 0)
         self.model = build(len(self.tokenizer), SEED)
@@ -108,7 +107,6 @@ class Trainer:
         self.parameters = [p for group in groups for p in group]
         self.optimizer = Muon(groups[0], groups[1], 1e-3, rank, world)
         self.tally = Tally()
-        self.draws = Draws(open_bank(out, pictures), self.tokenizer, SEED)
 
     @property
     def state_path(self) -> Path:
@@ -127,6 +125,10 @@ class Trainer:
         if optimizer is not None:
             self.optimizer.load_state_dict(optimizer)
         return progress
+
+    def enter(self, bank: Bank) -> None:
+        """The steps that follow draw from this bank."""
+        self.draws = Draws(bank, self.tokenizer, SEED)
 
     def draw(self, step: int) -> int:
         """Number of the batch that this process draws in a step."""
@@ -232,11 +234,11 @@ class _Work:
     """One process's share of `train`; a class, so that it can be sent to a fresh process."""
 
     out: Path
-    pictures: int
+    pictures: int | None
     stages: tuple[Stage, ...]
 
     def __call__(self, rank: int, world: int) -> None:
-        trainer = Trainer(self.out, self.pictures, rank, world)
+        trainer = Trainer(self.out, rank, world)
         progress = trainer.load()
         names = [stage.name for stage in self.stages]
         start = names.index(progress.stage) if progress else 0
@@ -245,21 +247,29 @@ class _Work:
             depth = self.stages[i - 1].depth if i else 0
             if first == 0 and 0 < depth < stage.depth:
                 trainer.deepen(depth, stage.depth)
+            trainer.enter(_bank(self.out, stage, self.pictures))
             _run_stage(trainer, stage, first)
         if rank == 0:
             export(trainer.model, trainer.tokenizer, self.out / "model")
 
 
+def _bank(out: Path, stage: Stage, pictures: int | None, workers: int = 1) -> Bank:
+    count = min(pictures or len(stage.scenes), len(stage.scenes))
+    return open_bank(out, count, stage.scenes.start, workers)
+
+
 def train(
     out: Path,
-    pictures: int = PICTURES,
+    pictures: int | None = None,
     workers: int = 2,
     stages: tuple[Stage, ...] = STAGES,
 ) -> Path:
     """Train in the folder `out`, resuming what is there; returns the model folder `out/model`.
 
+    `pictures` bounds how many each stage draws from (None: what the stage says).
     A step takes `stage.pictures` pictures in each of `workers` processes of one thread.
     """
-    open_bank(out, pictures, workers=workers)
+    for stage in stages:
+        _bank(out, stage, pictures, workers)
     replicas.run(workers, out / "replicas", _Work(out, pictures, stages))
     return out / "model"

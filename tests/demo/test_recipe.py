@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
+from dyvte.demo.bank import open_bank
 from dyvte.demo.dataset import SPLITS, samples
 from dyvte.demo.evaluate import evaluate
 from dyvte.demo.muon import orthogonal
@@ -47,7 +48,8 @@ def test_evaluation_counts_every_question(folder: Path) -> None:
 
 @pytest.mark.parametrize("stage", [SEE, READ])
 def test_repeating_a_batch_lowers_its_loss(folder: Path, stage: Stage) -> None:
-    trainer = Trainer(folder.parent, BANK)
+    trainer = Trainer(folder.parent)
+    trainer.enter(open_bank(folder.parent, BANK))
     losses = []
     for _ in range(4):
         loss = trainer.see(stage, 0) if stage.depth == 0 else trainer.answer(stage, 0)
