@@ -106,6 +106,12 @@ def read_gates(
     return base, card
 
 
+def gates_inside(folder: Path) -> GateBank | None:
+    """The gates among a checkpoint's weights; no other tensor is read. Raises ModelError."""
+    tensors = dict(_gate_tensors(sorted(folder.glob("*.safetensors"))))
+    return bank_from(tensors) if tensors else None
+
+
 def _gate_tensors(files: Iterable[Path]) -> Iterable[tuple[str, Tensor]]:
     for file in files:
         try:

@@ -7,16 +7,21 @@ with what was found and what is supported. Pickled weights and remote code are n
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from dyvte.errors import ModelError
+from dyvte.models.decoder import NativeAdapter
+from dyvte.models.meta import build_native
 from dyvte.models.native import native_adapter, open_native
 from dyvte.models.opened import Opened, quiet, read_config
 from dyvte.models.originals import llava as original_llava
+from dyvte.models.originals.reader import Builder, Reader
 
 SUPPORTED = "LLaVA (transformers' layout, or LLaVA-1.5's original layout with or without gates)"
 DEMO = "demo"
+READERS: tuple[Reader, ...] = (original_llava,)
 
 
 def find(name: str) -> Path:
@@ -47,11 +52,42 @@ def open_model(folder: Path, device: torch.device, dtype: torch.dtype) -> Opened
     """Load the weights onto ``device``. Raises ModelError."""
     config = read_config(folder)
     with quiet():
-        if original_llava.is_original(config):
-            return original_llava.open_original(folder, config, device, dtype)
-        adapter = native_adapter(config)
-        if adapter is not None:
-            return open_native(folder, adapter, device, dtype)
+        reader = reader_of(config)
+        if reader is not None:
+            return reader.open_original(folder, config, device, dtype)
+        return open_native(folder, _native(folder, config), device, dtype)
+
+
+def build_model(folder: Path, dtype: torch.dtype) -> Opened:
+    """The same on the meta device, from configs alone. Raises ModelError."""
+    config = read_config(folder)
+    with quiet():
+        reader: object = reader_of(config)
+        if isinstance(reader, Builder):
+            return reader.build(folder, config, dtype)
+        if reader is None:
+            return build_native(folder, _native(folder, config), dtype)
+    raise ModelError(
+        f"{folder}: {layout_of(config)} layout says too little without its weights; "
+        "give a folder that holds them"
+    )
+
+
+def reader_of(config: dict[str, Any]) -> Reader | None:
+    """The reader of an original layout; None for ``transformers``' own or an unknown one."""
+    return next((reader for reader in READERS if reader.is_original(config)), None)
+
+
+def layout_of(config: dict[str, Any]) -> str:
+    """What people call the layout of a folder that loads."""
+    reader = reader_of(config)
+    return "transformers" if reader is None else reader.LAYOUT
+
+
+def _native(folder: Path, config: dict[str, Any]) -> type[NativeAdapter]:
+    adapter = native_adapter(config)
+    if adapter is not None:
+        return adapter
     found = f"model_type {config.get('model_type')!r}, architectures {config.get('architectures')}"
     raise ModelError(f"{folder}: {found} is not supported; supported: {SUPPORTED}")
 

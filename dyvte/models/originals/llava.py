@@ -26,14 +26,16 @@ from transformers import (
 )
 
 from dyvte.errors import ModelError
-from dyvte.exits.files import bank_from, gate_key
+from dyvte.exits.files import bank_from, gate_key, gates_inside
 from dyvte.exits.gate import GateBank
 from dyvte.models.chat import VicunaChat
 from dyvte.models.images import ImageProcessor, pad_to_square
 from dyvte.models.llava import LlavaAdapter
+from dyvte.models.meta import on_meta
 from dyvte.models.opened import Opened, implementations, refusing
 from dyvte.models.originals.files import cast, decoder_settings, part_folder, tensors
 
+LAYOUT = "LLaVA-1.5's original"
 MODEL_TYPES = ("llava_llama", "llava")
 _PROJECTOR = {"model.mm_projector.0.": "linear_1.", "model.mm_projector.2.": "linear_2."}
 _TOWER_INSIDE = "model.vision_tower.vision_tower.vision_model."
@@ -62,20 +64,39 @@ def open_original(
     if report["missing_keys"] or report["unexpected_keys"]:
         odd = ", ".join(sorted([*report["missing_keys"], *report["unexpected_keys"]])[:3])
         raise ModelError(f"{folder}: tensors do not match a LLaVA-1.5 model ({odd}, …)")
-    model.generation_config = GenerationConfig(eos_token_id=config.get("eos_token_id", 2))
+    model.generation_config = generation_config(config)
     adapter = LlavaAdapter(model.to(device).eval(), gates)
     tokenizer = None
     if (folder / "tokenizer.model").exists() or (folder / "tokenizer.json").exists():
         tokenizer = LlamaTokenizer.from_pretrained(folder)
-    tower = tower_folder(folder, config)
-    process = None
-    if (tower / "preprocessor_config.json").exists():
-        from transformers import CLIPImageProcessor  # warns of missing torchvision on import
+    chat = VicunaChat(tokenizer) if tokenizer else None
+    return Opened(adapter, folder, tokenizer, chat, image_processor(folder, config))
 
-        pad = config.get("image_aspect_ratio") == "pad"
-        processor = CLIPImageProcessor.from_pretrained(tower)
-        process = ImageProcessor(processor, pad_to_square if pad else None)
-    return Opened(adapter, folder, tokenizer, VicunaChat(tokenizer) if tokenizer else None, process)
+
+def build(folder: Path, config: dict[str, Any], dtype: torch.dtype) -> Opened:
+    """The same on the meta device: no weight is read but those of gates. Raises ModelError."""
+    with refusing(folder):
+        model = on_meta(LlavaForConditionalGeneration, native_config(folder, config), dtype)
+        model.generation_config = generation_config(config)
+        adapter = LlavaAdapter(model, gates_inside(folder))
+        return Opened(adapter, folder, None, None, image_processor(folder, config))
+
+
+def generation_config(config: dict[str, Any]) -> GenerationConfig:
+    """Where an answer ends; Llama's own id where the config has none."""
+    return GenerationConfig(eos_token_id=config.get("eos_token_id", 2))
+
+
+def image_processor(folder: Path, config: dict[str, Any]) -> ImageProcessor | None:
+    """The tower's own, if its folder has the settings, after the padding that the config asks."""
+    tower = tower_folder(folder, config)
+    if not (tower / "preprocessor_config.json").exists():
+        return None
+    from transformers import CLIPImageProcessor  # warns of missing torchvision on import
+
+    pad = config.get("image_aspect_ratio") == "pad"
+    processor = CLIPImageProcessor.from_pretrained(tower)
+    return ImageProcessor(processor, pad_to_square if pad else None)
 
 
 def native_config(folder: Path, config: dict[str, Any]) -> LlavaConfig:
