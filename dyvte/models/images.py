@@ -8,6 +8,8 @@ from typing import Any
 
 from PIL import Image
 
+from dyvte.errors import PromptError
+
 
 @dataclass(frozen=True, slots=True)
 class ImageProcessor:
@@ -17,12 +19,17 @@ class ImageProcessor:
     before: Callable[[Image.Image, Any], Image.Image] | None = None
 
     def __call__(self, images: Sequence[Image.Image]) -> dict[str, Any]:
-        """``{"pixel_values": [images, 3, H, W]}`` (float32)."""
+        """What the processor returns, e.g. ``{"pixel_values": [images, 3, H, W]}`` (float32).
+
+        Raises PromptError where it refuses a picture (Qwen-VL's: one 200 times as long as wide).
+        """
         rgb = [image.convert("RGB") for image in images]
         if self.before is not None:
             rgb = [self.before(image, self.processor) for image in rgb]
-        out = self.processor(images=rgb, return_tensors="pt")
-        return dict(out)
+        try:
+            return dict(self.processor(images=rgb, return_tensors="pt"))
+        except ValueError as error:
+            raise PromptError(f"the model's image processor refuses a picture: {error}") from error
 
 
 def pad_to_square(image: Image.Image, processor: Any) -> Image.Image:

@@ -6,7 +6,7 @@ more after each collected layer. Attention of a sequence is then one call over i
 instead of M calls; there is nothing to cache, since a branch runs once.
 
 Shapes: M branches, N rows of all sequences, n rows of one, p rows before its first image, d
-hidden size, H query heads, K key/value heads, D head_dim, L collected layers.
+hidden size, A rotary axes, H query heads, K key/value heads, D head_dim, L collected layers.
 """
 
 from __future__ import annotations
@@ -29,13 +29,16 @@ from dyvte.packing import PackedBatch, Segment
 class Twig:
     """One sequence of every branch: ``rows`` text rows behind ``prefix`` rows of ``seq``.
 
-    ``prefix`` rows are read from the full run's cache; ``positions [n]`` are the whole prompt's.
+    ``prefix`` rows are read from the full run's cache; ``positions [n]`` or ``[A, n]`` are the
+    whole prompt's. ``deepstack [rows, levels, d]`` is what the model still adds to the rows (to a
+    last row that is visual); None for text alone, which gets nothing.
     """
 
     seq: int
     prefix: int
     rows: int
     positions: Tensor
+    deepstack: Tensor | None = None
 
 
 def run_branches(
@@ -49,6 +52,7 @@ def run_branches(
     attention = _BranchAttention(cache, twigs)
     one = starts[0]
     cos, sin = model.rotary(one, torch.cat([twig.positions for twig in twigs], dim=-1))
+    levels = _levels(twigs, one)
     under_way = one.new_empty(0, *one.shape)
     begin = dict(zip(layers, starts, strict=True))
     for layer in range(model.decoder.num_layers):
@@ -56,13 +60,26 @@ def run_branches(
         if count:
             rows = under_way.flatten(0, 1)
             segments = (Segment(0, rows.shape[0]),)
-            batch = PackedBatch(segments, rows, torch.arange(rows.shape[0], device=rows.device))
+            places = torch.arange(rows.shape[0], device=rows.device)
+            added = None if levels is None else levels.repeat(count, 1, 1)
+            batch = PackedBatch(segments, rows, places, added)
             context = StepContext(layer, batch, _Nothing(), attention)
             rotary = (_repeat(cos, count), _repeat(sin, count))
             under_way = model.run_layer(layer, rows, rotary, context).view_as(under_way)
         if layer in begin:
             under_way = torch.cat([under_way, begin[layer][None]])
     return under_way
+
+
+def _levels(twigs: Sequence[Twig], rows: Tensor) -> Tensor | None:
+    """Deepstack of all twigs, ``[N, levels, d]``; zeros where one has none."""
+    depth = {each.deepstack.shape[1] for each in twigs if each.deepstack is not None}
+    if not depth:
+        return None
+    none = rows.new_zeros(1, *depth, rows.shape[1])
+    return torch.cat(
+        [none.expand(t.rows, -1, -1) if t.deepstack is None else t.deepstack for t in twigs]
+    )
 
 
 def _repeat(rotary: Tensor, count: int) -> Tensor:

@@ -159,4 +159,7 @@ def _twig(model: ModelAdapter, run: Prefilled, owner: int, more: int) -> Twig:
     kept = [*tail_rows(layout), *range(layout.rows, layout.rows + more)]
     positions = model.positions(layout, 0, layout.rows + more)
     index = torch.tensor(kept, device=positions.device)
-    return Twig(owner, prefix_rows(layout), len(kept), positions.index_select(-1, index))
+    added = run.deepstack[owner]
+    if added is not None:
+        added = torch.cat([added, added.new_zeros(more, *added.shape[1:])])
+    return Twig(owner, prefix_rows(layout), len(kept), positions.index_select(-1, index), added)

@@ -30,11 +30,13 @@ class Prefilled:
 
     Per collected layer: ``tails`` has one ``[n_i, d]`` per prompt, ``statuses`` ``[B, 2d]``,
     ``signals`` ``[B, F]``. ``last [B, d]`` are the last rows after the last layer.
+    ``deepstack[i]`` is what the model adds to the tail of prompt i, None if that is text alone.
     """
 
     layouts: Sequence[PromptLayout]
     cache: KVCache
     last: Tensor
+    deepstack: list[Tensor | None]
     tails: list[list[Tensor]] = field(default_factory=list)
     statuses: list[Tensor] = field(default_factory=list)
     signals: list[Tensor] = field(default_factory=list)
@@ -60,7 +62,7 @@ def prefill(
         torch.tensor(rows, device=batch.hidden.device) + start
         for rows, start in zip(map(tail_rows, layouts), batch.starts, strict=True)
     ]
-    run = Prefilled(layouts, cache, batch.hidden)
+    run = Prefilled(layouts, cache, batch.hidden, _deepstack(batch.deepstack, layouts, chosen))
     queries = Queries() if signals else None
     before = batch.hidden
     for layer, after in run_layers(model, batch, cache, SdpaAttention(), queries):
@@ -72,6 +74,16 @@ def prefill(
         before = after.hidden
     run.last = before[torch.tensor(batch.last_rows, device=before.device)]
     return run
+
+
+def _deepstack(
+    levels: Tensor | None, layouts: Sequence[PromptLayout], tails: Sequence[Tensor]
+) -> list[Tensor | None]:
+    """Of the tails whose last row is visual."""
+    return [
+        None if levels is None or layout.leaving == layout.spans else levels[rows]
+        for layout, rows in zip(layouts, tails, strict=True)
+    ]
 
 
 def _read(view: LayerView, names: Sequence[str]) -> Tensor:

@@ -174,18 +174,25 @@ class Made:
 
     @torch.inference_mode()
     def logits(
-        self, inputs: Mapping[str, Any], more: Sequence[int] = (), exit_layer: int | None = None
+        self,
+        inputs: Mapping[str, Any],
+        more: Sequence[int] = (),
+        exit_layer: int | None = None,
+        leaving: Tensor | None = None,
     ) -> Tensor:
         """``[1 + len(more), vocab]``: what the class predicts behind the prompt and each next id.
 
-        One run over all rows. With ``exit_layer`` no row sees a visual key in any later layer (the oracle of an exit):
-        the class itself runs, with its own positions, and each of those layers gets another mask.
+        One run over all rows. With ``exit_layer`` no row sees a visual key in any later layer (the
+        oracle of an exit), or none of those in ``leaving [rows]`` (bool; the oracle of pruning):
+        the class itself runs, with its own positions; each of those layers gets another mask.
         """
         given = extended(inputs, more)
-        visual = given["input_ids"][0] == token_id(self.family.image_token, self.family.specials)
+        if leaving is None:
+            image = token_id(self.family.image_token, self.family.specials)
+            leaving = given["input_ids"][0] == image
         layers = self.reference.model.language_model.layers
         hooks = [
-            layer.register_forward_pre_hook(_masking(visual), with_kwargs=True)
+            layer.register_forward_pre_hook(_masking(leaving), with_kwargs=True)
             for layer in (layers[exit_layer + 1 :] if exit_layer is not None else [])
         ]
         try:
