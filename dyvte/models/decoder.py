@@ -8,6 +8,7 @@ Shapes: T rows, S segments, d hidden size, V vocabulary.
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -89,11 +90,13 @@ class DecoderAdapter(ModelAdapter):
 class NativeAdapter(DecoderAdapter):
     """A family that ``transformers`` has a class for.
 
-    ``native`` is that class; ``image_frame`` the tokens that its processor puts around an image.
+    ``native`` is that class; ``image_frame`` the tokens that its processor puts around an image;
+    ``image_settings`` what its processor asks of its image processor.
     """
 
     native: ClassVar[Any]
     image_frame: ClassVar[tuple[str, ...]] = ()
+    image_settings: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, model: Any, gates: GateBank | None = None) -> None:
         super().__init__(model, model.model.language_model, model.lm_head, gates)

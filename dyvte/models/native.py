@@ -32,6 +32,18 @@ def native_adapter(config: dict[str, Any]) -> type[NativeAdapter] | None:
             from dyvte.models.llava import LlavaAdapter
 
             return LlavaAdapter
+        case "llava_next":
+            from dyvte.models.llava_next import LlavaNextAdapter
+
+            return LlavaNextAdapter
+        case "llava_onevision":
+            from dyvte.models.llava_onevision import LlavaOnevisionAdapter
+
+            return LlavaOnevisionAdapter
+        case "internvl":
+            from dyvte.models.internvl import InternVLAdapter
+
+            return InternVLAdapter
         case "qwen2_vl":
             from dyvte.models.qwen2_vl import Qwen2VLAdapter
 
@@ -65,7 +77,7 @@ def open_native(
     with refusing(folder):
         opened = adapter(model.to(device).eval())
         tokenizer, chat = read_chat(folder, adapter, model.config)
-        return Opened(opened, folder, tokenizer, chat, read_image_processor(folder))
+        return Opened(opened, folder, tokenizer, chat, read_image_processor(folder, adapter))
 
 
 def read_chat(
@@ -89,8 +101,9 @@ def _older_template(folder: Path) -> str | None:
     return json.loads(path.read_text())["chat_template"] if path.exists() else None
 
 
-def read_image_processor(folder: Path) -> ImageProcessor | None:
+def read_image_processor(folder: Path, adapter: type[NativeAdapter]) -> ImageProcessor | None:
     """The family's own image processor (the one on PIL), if the folder has its settings."""
     if not any((folder / name).exists() for name in PROCESSOR_FILES):
         return None
-    return ImageProcessor(AutoImageProcessor.from_pretrained(folder, backend="pil"))
+    processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+    return ImageProcessor(processor, settings=adapter.image_settings)

@@ -1,0 +1,60 @@
+"""The vision towers that LLaVA's families carry: which there are, and what they cost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dyvte.errors import ModelError
+from dyvte.flops import VisionShape
+
+CLASS_TOKENS = {"clip_vision_model": 1, "siglip_vision_model": 0}
+
+
+def check_tower(family: str, config: Any, known: tuple[str, ...]) -> None:
+    """Refuse towers that are not ``known``, and a selection that does not fit. Raises ModelError.
+
+    Rows are laid out as a square of patches: a class token must be dropped (strategy "default"),
+    and where there is none nothing may be ("full").
+    """
+    kind, strategy = config.vision_config.model_type, config.vision_feature_select_strategy
+    if kind not in known:
+        raise ModelError(
+            f"{family} with a {kind!r} vision tower is not supported ({', '.join(known)})"
+        )
+    fitting = "default" if CLASS_TOKENS[kind] else "full"
+    if strategy != fitting:
+        raise ModelError(
+            f"{family}: vision_feature_select_strategy {strategy!r} does not fit a {kind} "
+            f"(its rows make a square with {fitting!r})"
+        )
+
+
+def vision_shape(config: Any, projector_rows: int) -> VisionShape:
+    """The numbers of a tower and its two-layer projector that decide their cost."""
+    text, vision = config.text_config, config.vision_config
+    patches = (vision.image_size // vision.patch_size) ** 2
+    levels = config.vision_feature_layer
+    return VisionShape(
+        num_layers=vision.num_hidden_layers,
+        hidden_size=vision.hidden_size,
+        intermediate_size=vision.intermediate_size,
+        patches=patches,
+        rows=patches + CLASS_TOKENS[vision.model_type],
+        patch_inputs=vision.num_channels * vision.patch_size**2,
+        projector_in=vision.hidden_size * (1 if isinstance(levels, int) else len(levels)),
+        projector_hidden=text.hidden_size,
+        projector_out=text.hidden_size,
+        projector_rows=projector_rows,
+    )
+
+
+def pooling_head(config: Any) -> int:
+    """What a SigLIP tower's pooling costs for one image; nobody reads it, but it runs.
+
+    One query attends all rows, then an MLP over that one row.
+    """
+    vision = config.vision_config
+    if vision.model_type != "siglip_vision_model" or not vision.vision_use_head:
+        return 0
+    d, rows = int(vision.hidden_size), (vision.image_size // vision.patch_size) ** 2
+    return 2 * d * d * (2 + 2 * rows) + 4 * rows * d + 4 * d * int(vision.intermediate_size)
