@@ -10,14 +10,15 @@ from typing import Any
 import torch
 
 from dyvte.errors import OptionError, PromptError
-from dyvte.exits.files import GateCard, read_gates
+from dyvte.exits.files import GateCard
 from dyvte.exits.gate import GateBank
 from dyvte.exits.grants import Grants
 from dyvte.exits.offers import Offers
 from dyvte.models import registry
 from dyvte.models.adapter import ModelAdapter
 from dyvte.models.chat import ChatFormat, images_of
-from dyvte.models.images import ImageProcessor
+from dyvte.models.gates import choose_gates
+from dyvte.models.images import ProcessImages
 from dyvte.models.tokens import TokenBytes
 from dyvte.prompt import Message, Prompt
 
@@ -32,7 +33,7 @@ class Model:
     name: str
     tokenizer: Any | None = None
     chat: ChatFormat | None = None
-    process_images: ImageProcessor | None = None
+    process_images: ProcessImages | None = None
     token_bytes: TokenBytes | None = None
     gate_card: GateCard | None = None
     offers: Offers = field(default_factory=Offers)
@@ -71,10 +72,16 @@ class Model:
 
 
 def load(
-    name: str | Path, gates: str | Path | None = None, device: str = "auto", dtype: str = "auto"
+    name: str | Path,
+    gates: str | Path | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    foreign_gates: bool = False,
 ) -> Model:
     """Load ``demo``, a model folder or a hub id; ``gates`` names a gate folder or file.
 
+    Gates made for another model are refused unless ``foreign_gates``; then they exit and promise
+    nothing.
     ``device`` "auto" takes CUDA where there is some. ``dtype`` "auto" keeps a 16-bit checkpoint
     in 16 bit where the device computes in it, else takes float32. Raises ModelError, OptionError.
     """
@@ -82,18 +89,9 @@ def load(
     where = _device(device)
     opened = registry.open_model(folder, where, _dtype(dtype, where, folder))
     adapter = opened.adapter
-    card: GateCard | None = None
-    bank: GateBank | None = adapter.gates
-    if gates is not None:
-        bank, card = read_gates(gates, adapter.gates)
-    elif (folder / "gates").is_dir():
-        bank, card = read_gates(folder / "gates", adapter.gates)
-    made_for = adapter.decoder.hidden_size, adapter.decoder.num_layers
-    if card is not None:
-        card.check(*made_for)
-    if bank is not None:
-        bank.check(*made_for)
-        adapter.gates = bank.to(adapter.device)
+    chosen = choose_gates(adapter, Path(name).name, folder, gates, foreign_gates)
+    if chosen.bank is not None:
+        adapter.gates = chosen.bank.to(adapter.device)
     return Model(
         adapter=adapter,
         name=str(name),
@@ -101,8 +99,8 @@ def load(
         chat=opened.chat,
         process_images=opened.process_images,
         token_bytes=TokenBytes(opened.tokenizer) if opened.tokenizer is not None else None,
-        gate_card=card,
-        offers=Offers.of(card),
+        gate_card=chosen.card,
+        offers=chosen.offers,
     )
 
 

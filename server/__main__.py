@@ -31,6 +31,7 @@ def open_engine(settings: Settings) -> Engine:
     return opened(
         settings.model,
         gates=settings.gates,
+        foreign_gates=settings.foreign_gates,
         device=settings.device,
         dtype=settings.dtype,
         max_model_len=settings.max_model_len,

@@ -83,6 +83,9 @@ class Settings(BaseSettings):
     # The model
     model: str = Field(default="demo", min_length=1, description="demo, a folder or a hub id")
     gates: str | None = Field(default=None, description="folder with the exit gates of the model")
+    foreign_gates: bool = Field(
+        default=False, description="take gates made for another model of the same width"
+    )
     served_model_name: str | None = Field(
         default=None, min_length=1, description="name in the API (default: the model's own)"
     )

@@ -169,7 +169,7 @@ def test_a_device_or_type_that_is_not_there_is_refused(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(OptionError) as caught:
-        dyvte.load(str(tiny_folder), **{setting: value})
+        dyvte.load(str(tiny_folder), **{setting: value})  # type: ignore[arg-type]
     assert caught.value.field == setting
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dyvte.analysis.options import FIGURES, StudyOptions, figures_of
 from dyvte.bench.provenance import Provenance
-from dyvte.cli.usage import CommandError, Parser, number, whole
+from dyvte.cli.usage import FOREIGN, CommandError, Parser, number, whole
 from dyvte.params import ExitOptions
 
 
@@ -35,7 +35,7 @@ def run(argv: Sequence[str]) -> int:
         check_matplotlib()
     skips = Skips()
     samples = read_samples(args.data, args.images, skips)
-    model = dyvte.load(args.model, gates=args.gates, device=args.device, dtype=args.dtype)
+    model = dyvte.load(args.model, args.gates, args.device, args.dtype, args.foreign_gates)
     last = model.adapter.decoder.num_layers - 1
     wanted = exits or model.grants.default
     if wanted.policy == "off":
@@ -81,6 +81,7 @@ def _parser() -> Parser:
     add("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
     add("--model", default="demo", help="demo, a folder or a hub id")
     add("--gates", metavar="DIR", help="gates kept apart from the model")
+    add("--foreign-gates", action="store_true", help=FOREIGN)
     add("--limit", type=whole(1), default=100, metavar="N", help="questions to look at")
     add(
         "--figures", default=",".join(FIGURES), metavar="LIST", help="what to find out, with commas"

@@ -35,6 +35,7 @@ def run(argv: Sequence[str]) -> int:
     if bank is not None:
         bank.check(collection.shape.hidden_size, collection.num_layers)
         check_unseen(collection, card)
+        _check_model(args, out, card, collection)
     config = _config(args, bank)
     findings = calibrate(collection, bank, config)
     found = _card(card, bank, collection, findings)
@@ -60,6 +61,11 @@ def _parser() -> Parser:
     add = parser.add_argument
     add("--data", type=Path, required=True, metavar="DIR", help="a collection of unseen questions")
     add("--gates", type=Path, metavar="DIR", help="gates to measure; none: only state, fixed, vtw")
+    add(
+        "--foreign-gates",
+        action="store_true",
+        help="measure gates made for another model on the one of --data",
+    )
     add("--out", type=Path, metavar="DIR", help="where the card goes (the gates' own folder)")
     add("--confidence", type=number, default=0.95, metavar="C", help="of every bound, 0..1")
     add("--policies", metavar="P", help="some of gate,state,fixed,vtw (all that can be measured)")
@@ -80,6 +86,24 @@ def _out(args: argparse.Namespace) -> Path:
             f"--out: {out} holds gates", "measure them with --gates, or go elsewhere"
         )
     return out
+
+
+def _check_model(
+    args: argparse.Namespace, out: Path, card: GateCard | None, collection: Collection
+) -> None:
+    """Gates of one model on another are measured when asked, and never in their own folder."""
+    made_for = card.model if card else None
+    if made_for is None or collection.origin is None or made_for.same_model(collection.origin):
+        return
+    what = f"were made for {made_for}, --data is of {collection.origin}"
+    if not args.foreign_gates:
+        raise CommandError(
+            f"--gates {args.gates}: {what}", "to measure them on that model, add --foreign-gates"
+        )
+    if out == args.gates:
+        raise CommandError(
+            f"--gates {args.gates}: {what}", "name another folder with --out: the card would change"
+        )
 
 
 def _config(args: argparse.Namespace, bank: GateBank | None) -> CalibrateConfig:
@@ -109,6 +133,7 @@ def _card(
     return replace(
         own,
         layers=layers,
+        model=collection.origin or own.model,
         calibration=findings.calibration.as_json(),
         presets=presets_for(default) if default else {},
         state=asdict(findings.state.scale) if findings.state else None,

@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from dyvte.bench.provenance import Provenance
 from dyvte.cli.progress import Bar
-from dyvte.cli.usage import CommandError, Parser, whole
+from dyvte.cli.usage import FOREIGN, CommandError, Parser, whole
 from dyvte.params import SamplingParams
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def _parser() -> Parser:
     add = parser.add_argument
     add("--model", default="demo", help="demo, a folder or a hub id")
     add("--gates", metavar="DIR", help="gates kept apart from the model")
+    add("--foreign-gates", action="store_true", help=FOREIGN)
     add("--data", type=Path, required=True, metavar="FILE", help="JSONL or JSON of questions")
     add("--images", type=Path, metavar="DIR", help="where image paths begin (default: with FILE)")
     add("--out", type=Path, required=True, metavar="DIR", help="folder of the results")
@@ -91,7 +92,7 @@ def _parser() -> Parser:
 def _load(args: argparse.Namespace) -> Model:
     from dyvte.model import load
 
-    return load(args.model, gates=args.gates, device=args.device, dtype=args.dtype)
+    return load(args.model, args.gates, args.device, args.dtype, args.foreign_gates)
 
 
 def _config(args: argparse.Namespace, model: Model) -> SweepConfig:

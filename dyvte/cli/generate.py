@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from dyvte.cli.account import as_json, as_line
 from dyvte.cli.picture import open_picture
-from dyvte.cli.usage import CommandError, Parser, number, whole
+from dyvte.cli.usage import FOREIGN, CommandError, Parser, number, whole
 from dyvte.params import ExitOptions, SamplingParams
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def run(argv: Sequence[str]) -> int:
 
     import dyvte  # torch loads here, after everything that can be refused without it
 
-    model = dyvte.load(args.model, gates=args.gates, device=args.device, dtype=args.dtype)
+    model = dyvte.load(args.model, args.gates, args.device, args.dtype, args.foreign_gates)
     started = time.perf_counter()
     prompt = model.prompt([message])
     (result,) = dyvte.generate(model, [prompt], sampling=sampling, exits=exits)
@@ -54,6 +54,7 @@ def _parser() -> Parser:
     parser.add_argument("words", nargs="+", metavar="IMAGE … QUESTION", help="the question last")
     parser.add_argument("--model", default="demo", help="demo, a folder or a hub id")
     parser.add_argument("--gates", metavar="DIR", help="gates kept apart from the model")
+    parser.add_argument("--foreign-gates", action="store_true", help=FOREIGN)
     choice = parser.add_mutually_exclusive_group()
     choice.add_argument(
         "--aggressiveness", type=number, metavar="A", help="0 never exits … 1 as soon as allowed"

@@ -113,6 +113,7 @@ def _write(out: Path, collection: Collection, found: Fit, config: FitConfig, kin
         hidden_size=collection.shape.hidden_size,
         num_layers=collection.num_layers,
         layers=tuple(sorted(found.gates.layers)),
+        model=collection.origin,
         trained_on=f"{len(collection)} samples of {about.get('data')} on {about.get('model')}, "
         f"labels {kind}, inner width {config.inner}, seed {config.seed}",
         training_data=str(about.get("data_digest", "")),

@@ -11,6 +11,8 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
+FOREIGN = "take gates made for another model of the same width; they promise nothing"
+
 
 class CommandError(Exception):
     """A command cannot go on: what is wrong, and what the user can do about it."""

@@ -299,10 +299,11 @@ def open_engine(
     kv_cache_memory: int | None = None,
     shadow_share: float = 0.0,
     shadow_seed: int = 0,
+    foreign_gates: bool = False,
 ) -> AsyncEngine:
     """Load a model and wire an engine around it. Blocking. Raises ModelError, OptionError."""
     shadows = ShadowConfig(shadow_share, shadow_seed)
-    loaded = load(model, gates=gates, device=device, dtype=dtype)
+    loaded = load(model, gates, device, dtype, foreign_gates)
     config = EngineConfig(
         max_model_len=max_model_len, max_num_seqs=max_num_seqs, kv_cache_memory=kv_cache_memory
     )

@@ -36,6 +36,9 @@ def describe(model: Model, core: EngineCore) -> ModelInfo:
 
 def _hint(grants: Grants) -> str | None:
     """What an operator should know about this model's exits, if anything."""
+    if grants.offers.note:
+        how = "the default is the paper's rule, aggressiveness 0.5"
+        return f"{grants.offers.note}; {how if grants.gated_layers else 'images stay'}"
     if grants.calibrated:
         default = grants.default
         if default.policy == "off" or default.aggressiveness == 0.0:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from dyvte.errors import ModelError
 from dyvte.exits.gate import GateBank
+from dyvte.exits.origin import Origin
 
 FORMAT = "dyvte-gates"
 CARD = "gates.json"
@@ -34,6 +35,8 @@ _KEY = re.compile(r"(?:^|\.)(?:visual_gates_router|layers)\.(\d+)\.(?:(w[12])\.w
 class GateCard:
     """What a gate folder says of itself (``gates.json``).
 
+    ``model`` is the model that all of it is about: the one that the gates were fitted to, or the
+    one that they were measured on later; None in cards that were written before there was one.
     ``trained_on`` is for people; ``training_data`` the digest of the data file that the gates
     were fitted on, which must not measure their risk. ``presets``, ``calibration``, ``state`` and
     ``vtw`` are plain values as ``dyvte calibrate`` wrote them; ``dyvte.exits.offers`` reads them.
@@ -42,6 +45,7 @@ class GateCard:
     hidden_size: int
     num_layers: int
     layers: tuple[int, ...]
+    model: Origin | None = None
     trained_on: str = ""
     format: str = FORMAT
     version: int = 1
@@ -129,6 +133,7 @@ def _read_card(path: Path) -> GateCard:
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise ModelError(f"gates: {path} is not a {FORMAT} card")
         data["layers"] = tuple(data["layers"])
+        data["model"] = Origin.of(data["model"]) if data.get("model") else None
         return GateCard(**data)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ModelError(f"gates: {path} cannot be read ({error})") from error

@@ -16,12 +16,13 @@ from dyvte.exits.vtw import VtwRule
 
 @dataclass(frozen=True, slots=True)
 class Offers:
-    """All of it is optional."""
+    """All of it is optional. ``note`` says where gates came from, if that is odd."""
 
     calibration: Calibration | None = None
     state: StateScale | None = None
     vtw: VtwRule | None = None
     presets: Mapping[str, Preset] = field(default_factory=dict)
+    note: str = ""
 
     @classmethod
     def of(cls, card: GateCard | None) -> Offers:

@@ -42,19 +42,20 @@ def presets_for(policy: str) -> dict[str, dict[str, Any]]:
 
 
 def with_risk(
-    options: ExitOptions, calibration: Calibration | None, conversation: bool
+    options: ExitOptions, calibration: Calibration | None, conversation: bool, note: str = ""
 ) -> ExitOptions:
     """``options`` with ``max_risk`` turned into its calibrated aggressiveness.
 
     0 (no exit) where even the most careful setting changed too many answers. Raises OptionError
-    where no calibration fits, or too few samples were measured to prove such a risk.
+    where no calibration fits (``note``: why there is none), or too few samples were measured to
+    prove such a risk.
     """
     risk = options.max_risk
     if risk is None:
         return options
     curve = calibration.curve(options.policy, conversation) if calibration else None
     if calibration is None or curve is None:
-        raise OptionError("max_risk", _unmeasured(options.policy, calibration, conversation))
+        raise OptionError("max_risk", _unmeasured(options.policy, calibration, conversation, note))
     lowest = curve.lowest_risk(calibration.confidence)
     if risk < lowest:
         raise OptionError(
@@ -130,10 +131,11 @@ def _promised(preset: Preset, calibration: Calibration | None, conversation: boo
     return curve.boldest(float(preset["max_risk"])) if curve else None
 
 
-def _unmeasured(policy: str, calibration: Calibration | None, conversation: bool) -> str:
+def _unmeasured(policy: str, calibration: Calibration | None, conversation: bool, note: str) -> str:
     remedy = "measure it with dyvte collect and dyvte calibrate, or ask for aggressiveness"
     if calibration is None:
-        return f"this model's exits carry no calibration ({remedy})"
+        why = f": {note}" if note else ""
+        return f"this model's exits carry no calibration{why} ({remedy})"
     if calibration.curve(policy, not conversation) is None:
         return f'policy "{policy}" carries no calibration ({remedy})'
     kind, other = ("single turns", "a conversation")

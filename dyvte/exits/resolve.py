@@ -29,7 +29,8 @@ def settle(options: ExitOptions, grants: Grants, conversation: bool = False) -> 
     """
     if options.policy not in grants.policies:
         raise OptionError("policy", _why_not(options.policy, grants))
-    options = with_risk(options, grants.offers.calibration, conversation)
+    offers = grants.offers
+    options = with_risk(options, offers.calibration, conversation, offers.note)
     if options.aggressiveness is None and options.policy in ("gate", "state"):
         a = PAPER_AGGRESSIVENESS
         if options.policy == "state":

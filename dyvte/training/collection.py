@@ -17,6 +17,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from dyvte.data import DataError
+from dyvte.exits.origin import Origin
 from dyvte.flops import DecoderShape
 from dyvte.training.shards import Shard, read_card, read_shards
 
@@ -84,6 +85,12 @@ class Collection:
         """``[N, 2d]`` float32 of one layer; the others are not read. Raises ValueError."""
         column = self.layers.index(layer)
         return torch.cat([_tensor(path, column) for path in self.shards])
+
+    @property
+    def origin(self) -> Origin | None:
+        """The model that was collected from; None in collections that do not say."""
+        said = [str(self.settings.get(f"model{part}", "")) for part in ("_family", "", "_weights")]
+        return Origin(*said) if all(said) else None
 
     def label(self, name: str) -> Tensor | None:
         """``[N, L]`` bool: the labels called "paper" or "self", None if not collected."""

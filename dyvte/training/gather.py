@@ -16,6 +16,7 @@ from pathlib import Path
 from dyvte.data import DataError, Sample, Skip, Skips, read_samples
 from dyvte.model import Model
 from dyvte.models import registry
+from dyvte.models.parts import origin_of
 from dyvte.training.collect import Plan, collect_batch
 from dyvte.training.examples import Prepared, prepare
 from dyvte.training.fingerprint import file_digest, model_digest
@@ -114,8 +115,12 @@ class Collecting:
     def _card(self) -> Card:
         adapter, plan = self.model.adapter, self.plan
         layers = plan.layers or tuple(range(adapter.decoder.num_layers))
+        name = Path(self.model.name).name
+        origin = origin_of(adapter, name)
         settings = {
-            "model": Path(self.model.name).name,
+            "model": name,
+            "model_family": adapter.family,
+            "model_weights": origin.weights if origin else "",
             "model_digest": model_digest(registry.find(self.model.name)),
             "dtype": str(adapter.dtype).removeprefix("torch."),
             "device": adapter.device.type,

@@ -14,6 +14,7 @@ from dyvte.exits.files import GateCard, read_gates, write_gates
 from dyvte.exits.gate import GateBank
 from dyvte.exits.grants import Grants
 from dyvte.exits.offers import Offers
+from dyvte.exits.origin import Origin
 from dyvte.params import ExitOptions
 from tests.training import made
 
@@ -158,3 +159,28 @@ def test_wrong_words_are_one_line_each(
     unlabelled = made.write(tmp_path / "c", samples=10, labels=False)
     assert "--labels self" in refused(capsys, "--data", unlabelled, *out)
     assert not (tmp_path / "out").exists()
+
+
+HERE, THERE = Origin("llava", "here", "3c0a3d10"), Origin("llava", "there", "3c0a3e44")
+
+
+def test_gates_of_another_model_are_measured_when_asked_and_elsewhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Their promise is about the model of the data from then on."""
+    gates, out = tmp_path / "gates", tmp_path / "measured"
+    write_gates(gates, made.gates(), replace(CARD, model=THERE))
+    data = made.write(tmp_path / "c", samples=700, noise=0.3, model=HERE)
+    argv = ["--data", data, "--gates", gates, "--policies", "gate"]
+    line = refused(capsys, *argv)
+    assert "'there'" in line
+    assert "'here'" in line
+    assert "--foreign-gates" in line
+    assert "--out" in refused(capsys, *argv, "--foreign-gates")
+    whole = ["calibrate", *argv, "--foreign-gates", "--out", out]
+    assert main([str(word) for word in whole]) == 0
+    _, card = read_gates(out)
+    assert card is not None
+    assert card.model == HERE
+    assert card.trained_on == CARD.trained_on
+    assert read_gates(gates)[1] == replace(CARD, model=THERE)

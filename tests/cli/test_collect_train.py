@@ -177,6 +177,8 @@ def test_gates_are_fitted_without_a_model(
     assert bank is not None
     assert card is not None
     assert tiny.LAYERS - 1 not in bank.layers
+    assert card.model is not None
+    assert (card.model.family, card.model.name) == ("llava", tiny_folder.name)
     report = json.loads((made[0] / "training.json").read_text())
     assert report["parameters"] == bank.parameters
     model = dyvte.load(tiny_folder, gates=made[0], device="cpu", dtype="float32")

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from dyvte.exits.gate import GateBank
+from dyvte.exits.origin import Origin
 from dyvte.flops import DecoderShape
 from dyvte.training.collection import Collection, load_collected
 from dyvte.training.shards import (
@@ -38,6 +39,7 @@ def write(
     per_picture: int = 1,
     noise: float = 0.7,
     labels: bool = True,
+    model: Origin | None = None,
 ) -> Path:
     """A finished collection; the same seed gives the same."""
     draw = np.random.default_rng(seed)
@@ -61,6 +63,9 @@ def write(
     if labels:
         tensors["consistent"] = torch.from_numpy(distance >= 0)
     settings = plain({"data": folder.name, "seed": seed})
+    if model is not None:
+        named = {"model": model.name, "model_family": model.family, "model_weights": model.weights}
+        settings |= named
     names = ("pull_last", "mass_last")
     write_card(folder, Card(SHAPE, tuple(range(LAYERS)), names, tuple(sorted(tensors)), settings))
     half = samples // 2
