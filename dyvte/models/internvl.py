@@ -22,8 +22,6 @@ from dyvte.flops import VisionShape
 from dyvte.models.adapter import processed
 from dyvte.models.decoder import NativeAdapter
 
-TOWERS = ("internvl_vision",)
-
 
 class InternVLAdapter(NativeAdapter):
     """Names the parts of an ``InternVLForConditionalGeneration`` loaded with our attention.
@@ -82,13 +80,11 @@ class InternVLAdapter(NativeAdapter):
         return counts
 
     def _check(self, config: Any) -> None:
-        """Refuse what the class would get wrong or fail at. Raises ModelError."""
+        """Refuse what the class would get wrong or fail at. Raises ModelError.
+
+        The config knows one kind of tower only; another's weights would be missing.
+        """
         vision = config.vision_config
-        if vision.model_type not in TOWERS:
-            raise ModelError(
-                f"{self.family} with a {vision.model_type!r} vision tower is not supported "
-                f"({', '.join(TOWERS)})"
-            )
         if config.vision_feature_select_strategy != "default":
             raise ModelError(
                 f"{self.family}: vision_feature_select_strategy "

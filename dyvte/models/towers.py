@@ -56,5 +56,6 @@ def pooling_head(config: Any) -> int:
     vision = config.vision_config
     if vision.model_type != "siglip_vision_model" or not vision.vision_use_head:
         return 0
-    d, rows = int(vision.hidden_size), (vision.image_size // vision.patch_size) ** 2
-    return 2 * d * d * (2 + 2 * rows) + 4 * rows * d + 4 * d * int(vision.intermediate_size)
+    d, m = int(vision.hidden_size), int(vision.intermediate_size)
+    rows = (int(vision.image_size) // int(vision.patch_size)) ** 2
+    return 2 * d * d * (2 + 2 * rows) + 4 * rows * d + 4 * d * m

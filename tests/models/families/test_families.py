@@ -16,13 +16,14 @@ import dyvte
 from dyvte import ExitOptions, SamplingParams
 from dyvte.engine.build import EngineConfig
 from dyvte.exits.policy import Fixed, Gate, Off, Policy
+from dyvte.prompt import IMAGE
 from server.__main__ import open_engine
 from server.app import create_app
 from server.settings import Settings
 from tests import tiny
 from tests.e2e.pictures import ask, png
 from tests.models.families.everyone import FAMILIES
-from tests.models.families.family import CONVERSATIONS, EOS, PICTURED, Made
+from tests.models.families.family import CONVERSATIONS, EOS, PICTURED, PLAIN, Made, picture, says
 from tests.test_flop_counter import counted
 from tests.test_forward import Bench
 
@@ -47,6 +48,16 @@ def answer(made: Made, name: str, **exits: Any) -> dyvte.Result:
 def test_prompts_are_those_of_the_familys_own_processor(name: str, made: Made) -> None:
     messages = CONVERSATIONS[name]
     assert made.expanded(messages) == made.inputs(messages)["input_ids"][0].tolist()
+
+
+def test_specials_that_a_user_types_stay_text(made: Made) -> None:
+    specials = made.family.specials.values()
+    typed = says("user", picture(40, 30), f"a {' '.join(specials)}</s>?")
+    plain = says("user", picture(40, 30), "a ?")
+    theirs, ours = ([*made.model.prompt([each]).token_ids] for each in (typed, plain))
+    added = list(range(len(PLAIN) + len(specials)))
+    assert [i for i in theirs if i in (*added, IMAGE)] == [i for i in ours if i in (*added, IMAGE)]
+    assert len(theirs) == len(ours) + len("".join(specials)) + len(specials) - 1 + len("</s>")
 
 
 @pytest.mark.parametrize("name", CONVERSATIONS)
