@@ -46,7 +46,8 @@ def watch(
     heat = HeatMap(Cells.of(layout), heat_layers) if heat_layers else None
     if heat is not None:
         readers.append(heat)
-    backend = WatchedAttention(choose_backend(adapter.device, adapter.dtype), readers)
+    attention = choose_backend(adapter.device, adapter.dtype)
+    backend = WatchedAttention(attention, readers, positions=layout.positions)
     config = EngineConfig(max_num_seqs=1)
     (result,) = generate(model, prompt, ONE, exits, config=config, attention=backend)
     return Watched(profile.layers(), result.exit_layer, heat)

@@ -49,16 +49,24 @@ class RowReader(Protocol):
 
 
 class WatchedAttention:
-    """A backend that shows its readers the weights of every prefill of one sequence."""
+    """A backend that shows its readers the weights of every prefill of one sequence.
+
+    ``positions [A, rows]`` are the whole prompt's, for a family with several rotary axes.
+    """
 
     name = "watched"
 
     def __init__(
-        self, backend: AttentionBackend, readers: Sequence[RowReader], budget: int = BUDGET
+        self,
+        backend: AttentionBackend,
+        readers: Sequence[RowReader],
+        budget: int = BUDGET,
+        positions: Tensor | None = None,
     ) -> None:
         self._backend = backend
         self._readers = tuple(readers)
         self._budget = budget
+        self._positions = positions
 
     def __call__(
         self,
@@ -81,12 +89,25 @@ class WatchedAttention:
     def _show(
         self, q_THD: Tensor, k_TKD: Tensor, layer: int, batch: PackedBatch, scale: float
     ) -> None:
-        # Positions of the prompt are 0, 1, 2, … and rows that stay keep theirs.
-        places = batch.positions
+        places = places_of(batch.positions, self._positions)
         for start, weights in _blocks(q_THD, k_TKD, scale, self._budget):
             queries = places[start : start + weights.shape[0]]
             for reader in self._readers:
                 reader.take(AttentionRows(layer, queries, places, weights))
+
+
+def places_of(positions: Tensor, whole: Tensor | None) -> Tensor:
+    """``[n]``: which rows of the prompt have ``positions [n]`` or, out of ``whole``, ``[A, n]``.
+
+    Rows that stay keep their positions, and no two rows of a prompt share all of theirs.
+    """
+    if whole is None or positions.ndim == 1:
+        return positions
+    axes, base = len(whole), int(whole.max()) + 1
+    digits = torch.tensor([base**axis for axis in range(axes)], device=positions.device)
+    known = (whole.to(positions.device) * digits[:, None]).sum(0).sort()
+    found = torch.searchsorted(known.values, (positions * digits[:, None]).sum(0))
+    return known.indices[found]
 
 
 def block_rows(heads: int, keys: int, budget: int = BUDGET) -> int:

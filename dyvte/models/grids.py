@@ -48,6 +48,9 @@ def read_grids(images: Mapping[str, Any], patch_inputs: int, merge: int) -> list
 
     Raises PromptError.
     """
+    videos = sorted(key for key in images if "video" in key)
+    if videos:
+        raise PromptError(f"videos are not supported, yet images hold {', '.join(videos)}")
     pixels = _tensor(images, "pixel_values")
     if pixels.ndim != 2 or pixels.shape[1] != patch_inputs:
         raise PromptError(

@@ -15,6 +15,8 @@ from PIL import Image
 
 import dyvte
 from dyvte import ExitOptions, Prompt, PromptError, PruneOptions, SamplingParams
+from dyvte.analysis.rows import AttentionRows, WatchedAttention
+from dyvte.attention import SdpaAttention
 from dyvte.models.grids import Grid, mrope_positions
 from dyvte.prompt import IMAGE, VisualSpan
 from dyvte.training.collect import Collected, Example, Plan, collect
@@ -217,6 +219,37 @@ def test_losses_of_a_given_answer_are_the_masked_classes(made: Made) -> None:
             loss = F.cross_entropy(left, target)
             torch.testing.assert_close(each.given.loss_exit[layer], loss, atol=TOLERANCE, rtol=0)
             assert float(each.given.agreement[layer]) == float(same)
+
+
+@pytest.mark.parametrize("name", ["three", "frames"])
+def test_analysis_knows_the_rows_that_stay(name: str, made: Made) -> None:
+    """Divprune leaves before the first layer is seen, the exit takes the rest after the second."""
+    asked, seen = prompt(5, GRIDS[name]), {}
+    layout = made.model.adapter.layout(asked)
+
+    class Places:
+        def take(self, rows: AttentionRows) -> None:
+            seen[rows.layer] = rows.keys.tolist()
+
+    watching = WatchedAttention(SdpaAttention(), [Places()], positions=layout.positions)
+    prune = PruneOptions(method="divprune")
+    exits = ExitOptions(policy="fixed", exit_layer=1, prune=prune)
+    [result] = dyvte.generate(
+        made.model, asked, SamplingParams(max_tokens=1), exits, attention=watching
+    )
+    [(_, kept)] = result.kept_visual
+    visual = [row for row, token in enumerate(layout.token_ids) if token == IMAGE]
+    text = sorted({*range(layout.rows)} - {*visual})
+    stays = sorted({*text, *(visual[row] for row in kept)})
+    assert seen == {0: stays, 1: stays, 2: text, 3: text}
+
+
+def test_videos_are_refused(made: Made) -> None:
+    with pytest.raises(PromptError, match="'video': use text or image"):
+        made.model.prompt([{"role": "user", "content": [{"type": "video", "video": "x.mp4"}]}])
+    images = {**images_of(torch.zeros(16, INPUTS), [[1, 4, 4]]), "video_grid_thw": [[1, 4, 4]]}
+    with pytest.raises(PromptError, match="video_grid_thw"):
+        dyvte.generate(made.model, Prompt([1, START, IMAGE, END, 30], images))
 
 
 def test_grids_follow_the_processors_limits(made: Made) -> None:

@@ -90,6 +90,8 @@ def test_a_false_penalty_is_not_zero() -> None:
         ([{"role": "user", "content": []}], "messages[0].content"),
         ([{"role": "user", "content": "hi", "x": 1}], "messages[0].x"),
         ([{"role": "user", "content": [{"type": "input_audio"}]}], f"{PART}.type"),
+        ([{"role": "user", "content": [{"type": "video"}]}], f"{PART}.type"),
+        ([{"role": "user", "content": [{"type": "video_url"}]}], f"{PART}.type"),
         ([{"role": "user", "content": [{"type": "text"}]}], f"{PART}.text"),
         ([{"role": "user", "content": [{"type": "image_url"}]}], f"{PART}.image_url"),
         (
