@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from transformers import (
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
@@ -20,6 +21,7 @@ from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLTextConfi
 from transformers.models.qwen3_vl import Qwen3VLProcessor
 from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLTextConfig
 
+from dyvte.prompt import IMAGE, Prompt
 from tests import tiny
 from tests.models.families.family import Family, decoder, token_id, without_video
 
@@ -127,3 +129,44 @@ FAMILIES = [
     family("qwen2_5_vl", Qwen2_5_VLForConditionalGeneration, qwen2_5_vl, Qwen2_5_VLProcessor),
     family("qwen3_vl", Qwen3VLForConditionalGeneration, qwen3_vl, Qwen3VLProcessor),
 ]
+
+MERGE = 2
+PATCH_INPUTS = 3 * 2 * tiny.PATCH**2
+START, END, PAD = (TOKENS[f"{name}_token_id"] for name in ("vision_start", "vision_end", "image"))
+Grids = Sequence[tuple[int, int, int]]
+GRIDS: dict[str, Grids] = {
+    "wide": [(1, 4, 10)],
+    "high, then small": [(1, 12, 4), (1, 2, 2)],
+    "three": [(1, 4, 6), (1, 6, 4), (1, 8, 8)],
+    "frames": [(3, 4, 6)],
+}
+
+
+def prompt(seed: int, grids: Grids, before: int = 2, after: int = 3) -> Prompt:
+    """Random ids and random pictures in those grids, each between its two tokens."""
+    draw = torch.Generator().manual_seed(seed)
+
+    def text(count: int) -> list[int]:
+        return torch.randint(20, 270, (count,), generator=draw).tolist()
+
+    ids = [1, *text(before)]
+    for index in range(len(grids)):
+        ids += [*(text(1) if index else []), START, IMAGE]
+        ids += [END] if after or index + 1 < len(grids) else []
+    pixels = torch.randn(sum(t * h * w for t, h, w in grids), PATCH_INPUTS, generator=draw)
+    return Prompt([*ids, *text(after)], images_of(pixels, grids) if grids else None)
+
+
+def images_of(pixels: Any, grids: Any) -> dict[str, Any]:
+    return {"pixel_values": pixels, "image_grid_thw": torch.as_tensor(grids)}
+
+
+def native_inputs(asked: Prompt) -> dict[str, Any]:
+    """The same prompt as the class takes it."""
+    rows = iter([] if asked.images is None else asked.images["image_grid_thw"].prod(1).tolist())
+    ids: list[int] = []
+    for token in asked.token_ids:
+        ids += [PAD] * (next(rows) // MERGE**2) if token == IMAGE else [token]
+    tensor = torch.tensor([ids])
+    kinds = {"mm_token_type_ids": (tensor == PAD).int()}
+    return {"input_ids": tensor, **kinds, **(asked.images or {})}
