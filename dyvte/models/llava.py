@@ -1,5 +1,6 @@
-"""LLaVA over ``transformers``' own modules: CLIP tower, two-layer projector, decoder.
+"""LLaVA over ``transformers``' own modules: tower, two-layer projector, decoder.
 
+The tower is CLIP or, in InternVL-Chat 1.0, InternViT.
 One image is one placeholder and always the same number of rows. Source of the layout:
 ``transformers.LlavaForConditionalGeneration``.
 """
@@ -19,7 +20,7 @@ from dyvte.flops import VisionShape
 from dyvte.models.adapter import processed
 from dyvte.models.decoder import NativeAdapter
 
-TOWERS = ("clip_vision_model",)
+TOWERS = ("clip_vision_model", "internvl_vision")
 
 
 class LlavaAdapter(NativeAdapter):
@@ -36,7 +37,8 @@ class LlavaAdapter(NativeAdapter):
                 f"LLaVA with a {vision.model_type!r} vision tower is not supported "
                 f"({', '.join(TOWERS)})"
             )
-        patches = (vision.image_size // vision.patch_size) ** 2
+        side, patch = _side(vision.image_size), _side(vision.patch_size)
+        patches = (side // patch) ** 2
         drops_cls = model.config.vision_feature_select_strategy == "default"
         self.rows_per_image = patches + (0 if drops_cls else 1)
         levels = model.config.vision_feature_layer
@@ -46,13 +48,13 @@ class LlavaAdapter(NativeAdapter):
             intermediate_size=vision.intermediate_size,
             patches=patches,
             rows=patches + 1,
-            patch_inputs=vision.num_channels * vision.patch_size**2,
+            patch_inputs=vision.num_channels * patch**2,
             projector_in=vision.hidden_size * (1 if isinstance(levels, int) else len(levels)),
             projector_hidden=text.hidden_size,
             projector_out=text.hidden_size,
             projector_rows=self.rows_per_image,
         )
-        self._image_shape = (vision.num_channels, vision.image_size, vision.image_size)
+        self._image_shape = (vision.num_channels, side, side)
 
     def visual_rows(self, images: Mapping[str, Any]) -> list[int]:
         """The same number for every image."""
@@ -73,3 +75,8 @@ class LlavaAdapter(NativeAdapter):
     def vision_flops(self, images: Mapping[str, Any]) -> int:
         """Every encoder layer that ``transformers`` runs is counted."""
         return self._vision.total(len(images["pixel_values"]))
+
+
+def _side(size: int | Sequence[int]) -> int:
+    """Of a square that a config gives as one number (CLIP) or as two (InternViT)."""
+    return size if isinstance(size, int) else size[0]

@@ -60,7 +60,11 @@ def native_adapter(config: dict[str, Any]) -> type[NativeAdapter] | None:
 
 
 def open_native(
-    folder: Path, adapter: type[NativeAdapter], device: torch.device, dtype: torch.dtype
+    folder: Path,
+    adapter: type[NativeAdapter],
+    device: torch.device,
+    dtype: torch.dtype,
+    allow_pickle: bool = False,
 ) -> Opened:
     """Load the weights and what else the folder has. Raises ModelError."""
     with refusing(folder):
@@ -68,7 +72,7 @@ def open_native(
             folder,
             dtype=dtype,
             attn_implementation=implementations(),
-            use_safetensors=True,
+            use_safetensors=None if allow_pickle else True,  # None: pickled ones where alone
             output_loading_info=True,
         )
     if report["missing_keys"]:

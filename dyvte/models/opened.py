@@ -13,21 +13,41 @@ from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
 from dyvte.attention import register
-from dyvte.errors import ModelError
+from dyvte.errors import ModelError, OptionError
 from dyvte.models.adapter import ModelAdapter
 from dyvte.models.chat import ChatFormat
-from dyvte.models.images import ImageProcessor
+from dyvte.models.images import ProcessImages
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """Everything a folder holds. The last three are None where the folder has no such files."""
+    """Everything a folder holds; tokenizer, chat and images are None where it has no such files.
+
+    ``notes`` are what the reader had to decide, for people.
+    """
 
     adapter: ModelAdapter
     folder: Path
     tokenizer: Any | None
     chat: ChatFormat | None
-    process_images: ImageProcessor | None
+    process_images: ProcessImages | None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOptions:
+    """What a user decides about reading a folder. Raises OptionError.
+
+    ``allow_pickle`` takes pickled weights where there are no others (tensors only, no code).
+    ``token_order`` ("rows" or "columns") overrides what VILA's reader finds out by itself.
+    """
+
+    allow_pickle: bool = False
+    token_order: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.token_order not in (None, "rows", "columns"):
+            raise OptionError("token_order", f"{self.token_order!r}: use rows or columns")
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """From a name (``demo``, a folder, a hub id) to an adapter, its tokenizer and image processor.
 
 A folder is recognised by its ``config.json`` before a weight is read; an unknown one is refused
-with what was found and what is supported. Pickled weights and remote code are never used.
+with what was found and what is supported. Pickled weights are read only where the user says so,
+remote code never.
 """
 
 from __future__ import annotations
@@ -11,20 +12,31 @@ from typing import Any
 
 import torch
 
-from dyvte.errors import ModelError
+from dyvte.errors import ModelError, OptionError
 from dyvte.models.decoder import NativeAdapter
 from dyvte.models.meta import build_native
 from dyvte.models.native import native_adapter, open_native
-from dyvte.models.opened import Opened, quiet, read_config
+from dyvte.models.opened import Opened, ReadOptions, quiet, read_config
+from dyvte.models.originals import internvl as original_internvl
 from dyvte.models.originals import llava as original_llava
+from dyvte.models.originals import vila as original_vila
+from dyvte.models.originals.files import weight_files
 from dyvte.models.originals.reader import Builder, Reader
 
-SUPPORTED = "LLaVA (transformers' layout, or LLaVA-1.5's original layout with or without gates)"
+SUPPORTED = (
+    "LLaVA-1.5 (original, with or without gates)",
+    "InternVL-Chat 1.0 (original)",
+    "VILA-1.5 (original)",
+    "InternVL chat 1.5, 2 and 2.5 (original)",
+    "in transformers' layout: llava, llava_next, llava_onevision, internvl, qwen2_vl, qwen2_5_vl, "
+    "qwen3_vl",
+)
 DEMO = "demo"
-READERS: tuple[Reader, ...] = (original_llava,)
+STRICT = ReadOptions()
+READERS: tuple[Reader, ...] = (original_vila, original_internvl, original_llava)
 
 
-def find(name: str) -> Path:
+def find(name: str, allow_pickle: bool = False) -> Path:
     """The folder of a model: the embedded demo, a local folder, or one from the hub."""
     if name == DEMO:
         folder = Path(__file__).parent.parent / "demo" / "assets"
@@ -40,6 +52,7 @@ def find(name: str) -> Path:
         from huggingface_hub import snapshot_download
 
         allow = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
+        allow += ["*.bin"] if allow_pickle else []
         return Path(snapshot_download(name, allow_patterns=allow))
     except Exception as error:  # the hub's own error tree is wide and changes
         raise ModelError(
@@ -48,14 +61,22 @@ def find(name: str) -> Path:
         ) from error
 
 
-def open_model(folder: Path, device: torch.device, dtype: torch.dtype) -> Opened:
-    """Load the weights onto ``device``. Raises ModelError."""
+def open_model(
+    folder: Path, device: torch.device, dtype: torch.dtype, options: ReadOptions = STRICT
+) -> Opened:
+    """Load the weights onto ``device``. Raises ModelError, OptionError."""
     config = read_config(folder)
     with quiet():
         reader = reader_of(config)
+        if options.token_order is not None:
+            if reader is not original_vila:
+                raise OptionError("token_order", f"{folder}: only VILA's original layout has one")
+            config |= {"token_order": options.token_order}
         if reader is not None:
-            return reader.open_original(folder, config, device, dtype)
-        return open_native(folder, _native(folder, config), device, dtype)
+            return reader.open_original(folder, config, device, dtype, options.allow_pickle)
+        adapter = _native(folder, config)
+        weight_files(folder, options.allow_pickle)
+        return open_native(folder, adapter, device, dtype, options.allow_pickle)
 
 
 def build_model(folder: Path, dtype: torch.dtype) -> Opened:
@@ -89,7 +110,7 @@ def _native(folder: Path, config: dict[str, Any]) -> type[NativeAdapter]:
     if adapter is not None:
         return adapter
     found = f"model_type {config.get('model_type')!r}, architectures {config.get('architectures')}"
-    raise ModelError(f"{folder}: {found} is not supported; supported: {SUPPORTED}")
+    raise ModelError(f"{folder}: {found} is not supported; supported: {'; '.join(SUPPORTED)}")
 
 
 def checkpoint_dtype(folder: Path) -> torch.dtype | None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import pickle
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,18 +50,89 @@ def part_folder(folder: Path, name: str, key: str) -> Path:
         ) from error
 
 
-def tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
+def tensors(folder: Path, allow_pickle: bool = False) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of a folder, shards included. Raises ModelError."""
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise ModelError(f"{folder}: no *.safetensors found (pickled weights are not read)")
-    for file in files:
-        try:
-            with safe_open(file, framework="pt") as opened:
-                for name in opened.keys():  # noqa: SIM118  (safe_open is no mapping)
-                    yield name, opened.get_tensor(name)
-        except SafetensorError as error:
-            raise ModelError(f"{file}: not a whole safetensors file ({error})") from error
+    for file in weight_files(folder, allow_pickle):
+        if file.suffix == ".bin":
+            yield from _unpickled(file).items()
+            continue
+        with _opened(file) as opened:
+            for name in opened.keys():  # noqa: SIM118  (safe_open is no mapping)
+                yield name, opened.get_tensor(name)
+
+
+def shapes(folder: Path, allow_pickle: bool = False) -> dict[str, list[int]]:
+    """The shape of every tensor of a folder, from its files' headers. Raises ModelError."""
+    found: dict[str, list[int]] = {}
+    for file in weight_files(folder, allow_pickle):
+        inside = _shapes_in(file)
+        twice = sorted(found.keys() & inside.keys())
+        if twice:
+            raise ModelError(f"{folder}: tensor {twice[0]!r} lies in two files")
+        found |= inside
+    return found
+
+
+def _shapes_in(file: Path) -> dict[str, list[int]]:
+    if file.suffix == ".bin":
+        return {name: list(tensor.shape) for name, tensor in _unpickled(file).items()}
+    with _opened(file) as opened:
+        names = opened.keys()
+        return {name: opened.get_slice(name).get_shape() for name in names}
+
+
+def weight_files(folder: Path, allow_pickle: bool = False) -> list[Path]:
+    """The files that hold a folder's weights.
+
+    Raises ModelError where there are none, one is missing, or pickled ones are all there is.
+    """
+    for index in sorted(folder.glob("*.safetensors.index.json")):
+        _check_index(index)
+    safe = sorted(folder.glob("*.safetensors"))
+    if safe:
+        return safe
+    pickled = sorted(folder.glob("pytorch_model*.bin"))
+    if not pickled:
+        raise ModelError(f"{folder}: no *.safetensors found")
+    if not allow_pickle:
+        raise ModelError(
+            f"{folder}: no *.safetensors found, only pickled weights ({pickled[0].name}); "
+            "allow_pickle (--allow-pickle, DYVTE_ALLOW_PICKLE=1) reads them, tensors only"
+        )
+    for index in sorted(folder.glob("*.bin.index.json")):
+        _check_index(index)
+    return pickled
+
+
+def _check_index(index: Path) -> None:
+    """Every file that an index names is there. Raises ModelError."""
+    try:
+        names = set(json.loads(index.read_text())["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{index}: not an index of weights") from error
+    missing = sorted(str(name) for name in names if not (index.parent / str(name)).exists())
+    if missing:
+        raise ModelError(f"{index.parent}: {index.name} names {missing[0]}, which is not there")
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    try:
+        with safe_open(file, framework="pt") as opened:
+            yield opened
+    except SafetensorError as error:
+        raise ModelError(f"{file}: not a whole safetensors file ({error})") from error
+
+
+def _unpickled(file: Path) -> dict[str, Tensor]:
+    """The tensors of a pickled file; anything else that it asks to build is refused."""
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, RuntimeError) as error:
+        raise ModelError(f"{file}: cannot be read as tensors alone") from error
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ModelError(f"{file}: holds something other than named tensors")
+    return state
 
 
 def cast(state: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:

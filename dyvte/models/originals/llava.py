@@ -4,13 +4,14 @@
 ``model.mm_projector.{0,2}``, the CLIP tower in the folder that ``mm_vision_tower`` names (a copy
 inside the checkpoint is ignored, as the 1.5 loader does) and the gates, where there are some, at
 ``model.visual_gates_router.*``. ``transformers`` would load such a folder as native with random
-weights and a mere warning, hence this file.
+weights and a mere warning, hence this file. InternVL-Chat 1.0 is the same around another tower
+(``internvl_llava``).
 """
 
 from __future__ import annotations
 
-import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from transformers import (
     CLIPVisionConfig,
     GenerationConfig,
     LlamaConfig,
-    LlamaTokenizer,
     LlavaConfig,
     LlavaForConditionalGeneration,
 )
@@ -28,17 +28,23 @@ from transformers import (
 from dyvte.errors import ModelError
 from dyvte.exits.files import bank_from, gate_key, gates_inside
 from dyvte.exits.gate import GateBank
-from dyvte.models.chat import VicunaChat
+from dyvte.models.conversation_formats import VICUNA_V1
+from dyvte.models.conversations import ConversationChat
 from dyvte.models.images import ImageProcessor, pad_to_square
 from dyvte.models.llava import LlavaAdapter
 from dyvte.models.meta import on_meta
-from dyvte.models.opened import Opened, implementations, refusing
-from dyvte.models.originals.files import cast, decoder_settings, part_folder, tensors
+from dyvte.models.opened import Opened, implementations, read_config, refusing
+from dyvte.models.originals import intern_vit, internvl_llava
+from dyvte.models.originals.files import cast, decoder_settings, part_folder, shapes, tensors
+from dyvte.models.originals.tokenizers import read_tokenizer
 
 LAYOUT = "LLaVA-1.5's original"
 MODEL_TYPES = ("llava_llama", "llava")
 _PROJECTOR = {"model.mm_projector.0.": "linear_1.", "model.mm_projector.2.": "linear_2."}
-_TOWER_INSIDE = "model.vision_tower.vision_tower.vision_model."
+_TOWER_INSIDE = "model.vision_tower."
+_UNUSED = "rotary_emb.inv_freq"
+_CLIP_TEXT = ("text_model.", "logit_scale", "text_projection", "visual_projection")
+CLIP = ("clip_vision_model", "clip")
 
 
 def is_original(config: dict[str, Any]) -> bool:
@@ -47,12 +53,16 @@ def is_original(config: dict[str, Any]) -> bool:
 
 
 def open_original(
-    folder: Path, config: dict[str, Any], device: torch.device, dtype: torch.dtype
+    folder: Path,
+    config: dict[str, Any],
+    device: torch.device,
+    dtype: torch.dtype,
+    allow_pickle: bool = False,
 ) -> Opened:
     """Load the weights onto ``device``. Raises ModelError."""
     with refusing(folder):
         native = native_config(folder, config)
-        state, gates = read_tensors(folder, config)
+        state, gates = read_tensors(folder, config, allow_pickle)
         model, report = LlavaForConditionalGeneration.from_pretrained(
             None,
             config=native,
@@ -66,10 +76,8 @@ def open_original(
         raise ModelError(f"{folder}: tensors do not match a LLaVA-1.5 model ({odd}, …)")
     model.generation_config = generation_config(config)
     adapter = LlavaAdapter(model.to(device).eval(), gates)
-    tokenizer = None
-    if (folder / "tokenizer.model").exists() or (folder / "tokenizer.json").exists():
-        tokenizer = LlamaTokenizer.from_pretrained(folder)
-    chat = VicunaChat(tokenizer) if tokenizer else None
+    tokenizer = read_tokenizer(folder)
+    chat = ConversationChat(tokenizer, VICUNA_V1) if tokenizer else None
     return Opened(adapter, folder, tokenizer, chat, image_processor(folder, config))
 
 
@@ -89,29 +97,24 @@ def generation_config(config: dict[str, Any]) -> GenerationConfig:
 
 def image_processor(folder: Path, config: dict[str, Any]) -> ImageProcessor | None:
     """The tower's own, if its folder has the settings, after the padding that the config asks."""
+    before = pad_to_square if config.get("image_aspect_ratio") == "pad" else None
+    if internvl_llava.is_tower(read_tower(folder, config)):
+        return ImageProcessor(internvl_llava.processor(str(config["mm_vision_tower"])), before)
     tower = tower_folder(folder, config)
     if not (tower / "preprocessor_config.json").exists():
         return None
     from transformers import CLIPImageProcessor  # warns of missing torchvision on import
 
-    pad = config.get("image_aspect_ratio") == "pad"
-    processor = CLIPImageProcessor.from_pretrained(tower)
-    return ImageProcessor(processor, pad_to_square if pad else None)
+    return ImageProcessor(CLIPImageProcessor.from_pretrained(tower), before)
 
 
 def native_config(folder: Path, config: dict[str, Any]) -> LlavaConfig:
     """The same model in ``transformers``' words. Raises ModelError for what it cannot say."""
-    projector = config.get("mm_projector_type", "linear")
-    if projector != "mlp2x_gelu":
-        raise ModelError(
-            f"{folder}: mm_projector_type {projector!r} is not supported (mlp2x_gelu is)"
-        )
+    check(folder, config)
     select = config.get("mm_vision_select_feature", "patch")
     text = decoder_settings(config)
-    tower = json.loads((tower_folder(folder, config) / "config.json").read_text())
-    tower = tower.get("vision_config", tower)
     return LlavaConfig(
-        vision_config=CLIPVisionConfig(**{k: v for k, v in tower.items() if k != "model_type"}),
+        vision_config=vision_config(folder, config),
         text_config=LlamaConfig(**text),
         vision_feature_layer=config.get("mm_vision_select_layer", -2),
         vision_feature_select_strategy="default" if select == "patch" else "full",
@@ -121,28 +124,74 @@ def native_config(folder: Path, config: dict[str, Any]) -> LlavaConfig:
     )
 
 
+def check(folder: Path, config: dict[str, Any]) -> None:
+    """Raises ModelError for settings under which the original does something else."""
+    known = {
+        "mm_projector_type": ("mlp2x_gelu",),
+        "mm_vision_select_feature": ("patch", "cls_patch"),
+        "image_aspect_ratio": ("pad", "square", None),
+        "mm_use_im_start_end": (False, None),
+    }
+    given = {"mm_projector_type": "linear", "mm_vision_select_feature": "patch"} | config
+    for key, values in known.items():
+        if given.get(key) not in values:
+            names = ", ".join(map(str, values))
+            raise ModelError(f"{folder}: {key} {given.get(key)!r} is not supported ({names} is)")
+
+
+def vision_config(folder: Path, config: dict[str, Any]) -> Any:
+    """The tower's config. Raises ModelError for a tower that is neither CLIP nor InternViT."""
+    tower = read_tower(folder, config)
+    if internvl_llava.is_tower(tower):
+        return internvl_llava.tower_config(tower, str(config["mm_vision_tower"]))
+    if tower.get("model_type") not in CLIP:
+        known = ", ".join((*CLIP, *intern_vit.MODEL_TYPES))
+        raise ModelError(
+            f"{folder}: vision tower {tower.get('model_type')!r} is not supported ({known})"
+        )
+    tower = tower.get("vision_config", tower)
+    return CLIPVisionConfig(**{k: v for k, v in tower.items() if k != "model_type"})
+
+
 def tower_folder(folder: Path, config: dict[str, Any]) -> Path:
-    """The CLIP tower's folder: beside the checkpoint, an absolute path, or from the hub."""
+    """The vision tower's folder: beside the checkpoint, an absolute path, or from the hub."""
     return part_folder(folder, str(config["mm_vision_tower"]), "mm_vision_tower")
 
 
-def read_tensors(folder: Path, config: dict[str, Any]) -> tuple[dict[str, Tensor], GateBank | None]:
+def read_tower(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """The vision tower's ``config.json``. Raises ModelError."""
+    return read_config(tower_folder(folder, config))
+
+
+def read_tensors(
+    folder: Path, config: dict[str, Any], allow_pickle: bool = False
+) -> tuple[dict[str, Tensor], GateBank | None]:
     """All weights under native names, and the gates. Raises ModelError for unknown tensors."""
+    vision, tower = vision_config(folder, config), tower_folder(folder, config)
+    names = {
+        name: _native_name(name)
+        for name in shapes(folder, allow_pickle)
+        if not (gate_key(name) or name.startswith(_TOWER_INSIDE) or name.endswith(_UNUSED))
+    }
     state: dict[str, Tensor] = {}
     gates: dict[str, Tensor] = {}
-    for name, tensor in tensors(folder):
+    for name, tensor in tensors(folder, allow_pickle):
         if gate_key(name):
             gates[name] = tensor
-        elif not name.startswith(_TOWER_INSIDE) and not name.endswith("rotary_emb.inv_freq"):
-            state[_native_name(name)] = tensor
-    for name, tensor in tensors(tower_folder(folder, config)):
-        stem = re.sub(r"^(?:model\.)?vision_model\.", "", name)
-        if not name.startswith(
-            ("text_model.", "logit_scale", "text_projection", "visual_projection")
-        ):
-            state[f"model.vision_tower.{stem}"] = tensor
-    state.pop("model.vision_tower.embeddings.position_ids", None)
+        elif name in names:
+            state[names[name]] = tensor
+    rename = internvl_llava.tower_tensors if vision.model_type != "clip_vision_model" else _clip
+    for name, tensor in tensors(tower, allow_pickle):
+        for stem, part in rename(name, tensor, vision):
+            state[f"model.vision_tower.{stem}"] = part
     return state, bank_from(gates) if gates else None
+
+
+def _clip(name: str, tensor: Tensor, config: Any) -> Iterator[tuple[str, Tensor]]:
+    """One tensor of a CLIP model under the names within its tower; the text's side is left out."""
+    stem = re.sub(r"^(?:model\.)?vision_model\.", "", name)
+    if not name.startswith(_CLIP_TEXT) and stem != "embeddings.position_ids":
+        yield stem, tensor
 
 
 def _native_name(name: str) -> str:

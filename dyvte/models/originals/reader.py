@@ -27,7 +27,12 @@ class Reader(Protocol):
         """True for a config of that layout; no other file is looked at."""
 
     def open_original(
-        self, folder: Path, config: dict[str, Any], device: torch.device, dtype: torch.dtype
+        self,
+        folder: Path,
+        config: dict[str, Any],
+        device: torch.device,
+        dtype: torch.dtype,
+        allow_pickle: bool = False,
     ) -> Opened:
         """Load the weights onto ``device``. Raises ModelError."""
 
