@@ -10,7 +10,6 @@ from transformers import (
     InternVLForConditionalGeneration,
     InternVLProcessor,
     InternVLVisionConfig,
-    LlamaConfig,
     Qwen2Config,
     Qwen3Config,
 )
@@ -83,6 +82,5 @@ def family(name: str, text: Any, tower: dict[str, Any], layer: int = -1) -> Fami
 LARGE = {"norm_type": "rms_norm", "use_qk_norm": True, "attention_bias": False}
 FAMILIES = [
     family("internvl, qwen2", decoder(Qwen2Config), {"attention_bias": True}),
-    family("internvl, llama, large tower", decoder(LlamaConfig), LARGE, layer=-2),
-    family("internvl, qwen3", decoder(Qwen3Config, head_dim=8), {"attention_bias": True}),
+    family("internvl, qwen3, large tower", decoder(Qwen3Config, head_dim=8), LARGE, layer=-2),
 ]
