@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,15 +20,21 @@ from dyvte.models.adapter import ModelAdapter
 from dyvte.models.chat import ChatFormat, images_of
 from dyvte.models.gates import choose_gates
 from dyvte.models.images import ProcessImages
+from dyvte.models.opened import Opened, ReadOptions
 from dyvte.models.tokens import TokenBytes
 from dyvte.prompt import Message, Prompt
+
+log = logging.getLogger("dyvte.models")
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """An adapter, its gates, and the way from messages to prompts and from ids to text."""
+    """An adapter, its gates, and the way from messages to prompts and from ids to text.
+
+    ``notes`` are what the reader of its folder had to decide.
+    """
 
     adapter: ModelAdapter
     name: str
@@ -37,6 +44,7 @@ class Model:
     token_bytes: TokenBytes | None = None
     gate_card: GateCard | None = None
     offers: Offers = field(default_factory=Offers)
+    notes: tuple[str, ...] = ()
 
     @property
     def gates(self) -> GateBank | None:
@@ -77,41 +85,73 @@ def load(
     device: str = "auto",
     dtype: str = "auto",
     foreign_gates: bool = False,
+    allow_pickle: bool = False,
+    token_order: str | None = None,
 ) -> Model:
     """Load ``demo``, a model folder or a hub id; ``gates`` names a gate folder or file.
 
     Gates made for another model are refused unless ``foreign_gates``; then they exit and promise
-    nothing.
+    nothing. Weights in pickled files are refused unless ``allow_pickle``, and then read as tensors
+    only. ``token_order`` ("rows", "columns") overrides what VILA's reader finds out by itself.
     ``device`` "auto" takes CUDA where there is some. ``dtype`` "auto" keeps a 16-bit checkpoint
     in 16 bit where the device computes in it, else takes float32. Raises ModelError, OptionError.
     """
-    folder = registry.find(str(name))
+    options = ReadOptions(allow_pickle, token_order)
+    folder = registry.find(str(name), allow_pickle)
     where = _device(device)
-    opened = registry.open_model(folder, where, _dtype(dtype, where, folder))
+    opened = registry.open_model(folder, where, _dtype(dtype, where, folder), options)
+    for note in opened.notes:
+        log.info("%s: %s", name, note)
+    return _with_gates(opened, str(name), gates, foreign_gates)
+
+
+def build(
+    name: str | Path,
+    gates: str | Path | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    foreign_gates: bool = False,
+    allow_pickle: bool = False,
+    token_order: str | None = None,
+) -> Model:
+    """As ``load``, from configs alone: on the meta device, without tokenizer and chat format.
+
+    It has every size and computes nothing. ``device`` chooses what ``dtype`` "auto" means and
+    need not be there; whose gates these are is not checked. Raises ModelError, OptionError.
+    """
+    options = ReadOptions(allow_pickle, token_order)
+    folder = registry.find(str(name), allow_pickle)
+    where = _device(device, must_be_there=False)
+    opened = registry.build_model(folder, _dtype(dtype, where, folder), options)
+    return _with_gates(opened, str(name), gates, foreign_gates)
+
+
+def _with_gates(opened: Opened, name: str, gates: str | Path | None, foreign_gates: bool) -> Model:
     adapter = opened.adapter
-    chosen = choose_gates(adapter, Path(name).name, folder, gates, foreign_gates)
+    chosen = choose_gates(adapter, Path(name).name, opened.folder, gates, foreign_gates)
     if chosen.bank is not None:
         adapter.gates = chosen.bank.to(adapter.device)
     return Model(
         adapter=adapter,
-        name=str(name),
+        name=name,
         tokenizer=opened.tokenizer,
         chat=opened.chat,
         process_images=opened.process_images,
         token_bytes=TokenBytes(opened.tokenizer) if opened.tokenizer is not None else None,
         gate_card=chosen.card,
         offers=chosen.offers,
+        notes=opened.notes,
     )
 
 
-def _device(name: str) -> torch.device:
+def _device(name: str, must_be_there: bool = True) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
         raise OptionError("device", f"{name!r} is not a device; use auto, cpu or cuda") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
+    if must_be_there and device.type == "cuda" and not torch.cuda.is_available():
         raise OptionError("device", "no CUDA device is available here; use auto or cpu")
     return device
 

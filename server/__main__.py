@@ -32,6 +32,8 @@ def open_engine(settings: Settings) -> Engine:
         settings.model,
         gates=settings.gates,
         foreign_gates=settings.foreign_gates,
+        allow_pickle=settings.allow_pickle,
+        token_order=settings.token_order,
         device=settings.device,
         dtype=settings.dtype,
         max_model_len=settings.max_model_len,

@@ -89,6 +89,14 @@ class Settings(BaseSettings):
     served_model_name: str | None = Field(
         default=None, min_length=1, description="name in the API (default: the model's own)"
     )
+    allow_pickle: bool = Field(
+        default=False, description="read pickled weights (*.bin) too, tensors only"
+    )
+    token_order: Literal["rows", "columns"] | None = Field(
+        default=None,
+        description="rows or columns: order of the visual tokens of a VILA in its original layout "
+        "(default: by the checkpoint's age)",
+    )
     device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, …")
     dtype: str = Field(default="auto", description="auto, float32, bfloat16, float16")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dyvte.analysis.options import FIGURES, StudyOptions, figures_of
 from dyvte.bench.provenance import Provenance
-from dyvte.cli.usage import FOREIGN, CommandError, Parser, number, whole
+from dyvte.cli.usage import FOREIGN, CommandError, Parser, add_reading, number, reading, whole
 from dyvte.params import ExitOptions
 
 
@@ -35,7 +35,9 @@ def run(argv: Sequence[str]) -> int:
         check_matplotlib()
     skips = Skips()
     samples = read_samples(args.data, args.images, skips)
-    model = dyvte.load(args.model, args.gates, args.device, args.dtype, args.foreign_gates)
+    model = dyvte.load(
+        args.model, args.gates, args.device, args.dtype, args.foreign_gates, *reading(args)
+    )
     last = model.adapter.decoder.num_layers - 1
     wanted = exits or model.grants.default
     if wanted.policy == "off":
@@ -101,6 +103,7 @@ def _parser() -> Parser:
     add("--no-png", action="store_true", help="numbers only, no matplotlib")
     add("--device", default="auto", help="auto, cpu, cuda, …")
     add("--dtype", default="auto", help="auto, float32, bfloat16, float16")
+    add_reading(parser)
     return parser
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dyvte.cli.progress import Bar
-from dyvte.cli.usage import CommandError, Parser, whole
+from dyvte.cli.usage import CommandError, Parser, add_reading, whole
 from dyvte.errors import OptionError
 
 if TYPE_CHECKING:
@@ -36,7 +36,13 @@ def run(argv: Sequence[str]) -> int:
     with _about("--data"):
         found = survey(source)
     labels = _labels(args.labels, found)
-    model = dyvte.load(args.model, device=args.device, dtype=args.dtype)
+    model = dyvte.load(
+        args.model,
+        device=args.device,
+        dtype=args.dtype,
+        allow_pickle=args.allow_pickle,
+        token_order=args.token_order,
+    )
     plan = _plan(labels, args, choose_layers(args.layers, model.adapter.decoder.num_layers))
     with Bar("collecting", found.samples) as bar, _about("--out"):
         work = Collecting(model, source, plan, args.batch, args.shard, bar.update)
@@ -71,6 +77,7 @@ def _parser() -> Parser:
     add("--shard", type=whole(1), default=256, metavar="N", help="samples in a file")
     add("--device", default="auto", help="auto, cpu, cuda, …")
     add("--dtype", default="auto", help="auto, float32, bfloat16, float16")
+    add_reading(parser)
     return parser
 
 

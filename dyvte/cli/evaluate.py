@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from dyvte.bench.provenance import Provenance
 from dyvte.cli.progress import Bar
-from dyvte.cli.usage import FOREIGN, CommandError, Parser, whole
+from dyvte.cli.usage import FOREIGN, CommandError, Parser, add_reading, reading, whole
 from dyvte.params import SamplingParams
 
 if TYPE_CHECKING:
@@ -86,13 +86,14 @@ def _parser() -> Parser:
     add("--no-figure", action="store_true", help="write no pareto.png")
     add("--device", default="auto", help="auto, cpu, cuda, …")
     add("--dtype", default="auto", help="auto, float32, bfloat16, float16")
+    add_reading(parser)
     return parser
 
 
 def _load(args: argparse.Namespace) -> Model:
     from dyvte.model import load
 
-    return load(args.model, args.gates, args.device, args.dtype, args.foreign_gates)
+    return load(args.model, args.gates, args.device, args.dtype, args.foreign_gates, *reading(args))
 
 
 def _config(args: argparse.Namespace, model: Model) -> SweepConfig:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from dyvte.cli.account import as_json, as_line
 from dyvte.cli.picture import open_picture
-from dyvte.cli.usage import FOREIGN, CommandError, Parser, number, whole
+from dyvte.cli.usage import FOREIGN, CommandError, Parser, add_reading, number, reading, whole
 from dyvte.params import ExitOptions, SamplingParams
 
 if TYPE_CHECKING:
@@ -32,7 +32,9 @@ def run(argv: Sequence[str]) -> int:
 
     import dyvte  # torch loads here, after everything that can be refused without it
 
-    model = dyvte.load(args.model, args.gates, args.device, args.dtype, args.foreign_gates)
+    model = dyvte.load(
+        args.model, args.gates, args.device, args.dtype, args.foreign_gates, *reading(args)
+    )
     started = time.perf_counter()
     prompt = model.prompt([message])
     (result,) = dyvte.generate(model, [prompt], sampling=sampling, exits=exits)
@@ -71,6 +73,7 @@ def _parser() -> Parser:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, …")
     parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
+    add_reading(parser)
     return parser
 
 

@@ -14,6 +14,10 @@ from typing import Any, NoReturn
 FOREIGN = "take gates made for another model of the same width; they promise nothing"
 
 
+PICKLE = "read pickled weights (*.bin) too, tensors only"
+TOKEN_ORDER = "order of visual tokens of an original VILA (default: by the checkpoint's age)"
+
+
 class CommandError(Exception):
     """A command cannot go on: what is wrong, and what the user can do about it."""
 
@@ -108,3 +112,14 @@ def json_object(text: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError(f"must be a JSON object, not {text}")
     return value
+
+
+def add_reading(parser: argparse.ArgumentParser) -> None:
+    """Flags of every command that loads a model's folder."""
+    parser.add_argument("--allow-pickle", action="store_true", help=PICKLE)
+    parser.add_argument("--token-order", choices=("rows", "columns"), help=TOKEN_ORDER)
+
+
+def reading(args: argparse.Namespace) -> tuple[bool, str | None]:
+    """The values of those flags, as ``dyvte.load`` takes them behind ``foreign_gates``."""
+    return args.allow_pickle, args.token_order

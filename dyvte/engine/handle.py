@@ -300,10 +300,12 @@ def open_engine(
     shadow_share: float = 0.0,
     shadow_seed: int = 0,
     foreign_gates: bool = False,
+    allow_pickle: bool = False,
+    token_order: str | None = None,
 ) -> AsyncEngine:
     """Load a model and wire an engine around it. Blocking. Raises ModelError, OptionError."""
     shadows = ShadowConfig(shadow_share, shadow_seed)
-    loaded = load(model, gates, device, dtype, foreign_gates)
+    loaded = load(model, gates, device, dtype, foreign_gates, allow_pickle, token_order)
     config = EngineConfig(
         max_model_len=max_model_len, max_num_seqs=max_num_seqs, kv_cache_memory=kv_cache_memory
     )

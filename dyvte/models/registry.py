@@ -68,10 +68,7 @@ def open_model(
     config = read_config(folder)
     with quiet():
         reader = reader_of(config)
-        if options.token_order is not None:
-            if reader is not original_vila:
-                raise OptionError("token_order", f"{folder}: only VILA's original layout has one")
-            config |= {"token_order": options.token_order}
+        config |= _overrides(folder, reader, options)
         if reader is not None:
             return reader.open_original(folder, config, device, dtype, options.allow_pickle)
         adapter = _native(folder, config)
@@ -79,11 +76,12 @@ def open_model(
         return open_native(folder, adapter, device, dtype, options.allow_pickle)
 
 
-def build_model(folder: Path, dtype: torch.dtype) -> Opened:
-    """The same on the meta device, from configs alone. Raises ModelError."""
+def build_model(folder: Path, dtype: torch.dtype, options: ReadOptions = STRICT) -> Opened:
+    """The same on the meta device, from configs alone. Raises ModelError, OptionError."""
     config = read_config(folder)
     with quiet():
         reader: object = reader_of(config)
+        config |= _overrides(folder, reader, options)
         if isinstance(reader, Builder):
             return reader.build(folder, config, dtype)
         if reader is None:
@@ -92,6 +90,15 @@ def build_model(folder: Path, dtype: torch.dtype) -> Opened:
         f"{folder}: {layout_of(config)} layout says too little without its weights; "
         "give a folder that holds them"
     )
+
+
+def _overrides(folder: Path, reader: object, options: ReadOptions) -> dict[str, Any]:
+    """What the user says in place of a config. Raises OptionError."""
+    if options.token_order is None:
+        return {}
+    if reader is not original_vila:
+        raise OptionError("token_order", f"{folder} is not in VILA's original layout; leave it out")
+    return {"token_order": options.token_order}
 
 
 def reader_of(config: dict[str, Any]) -> Reader | None:
@@ -116,6 +123,6 @@ def _native(folder: Path, config: dict[str, Any]) -> type[NativeAdapter]:
 def checkpoint_dtype(folder: Path) -> torch.dtype | None:
     """The type that config.json names, if any."""
     config = read_config(folder)
-    name = config.get("dtype") or config.get("torch_dtype")
+    name = config.get("dtype") or config.get("torch_dtype") or config.get("model_dtype")
     found = getattr(torch, str(name).removeprefix("torch."), None) if name else None
     return found if isinstance(found, torch.dtype) else None
