@@ -15,13 +15,20 @@ from dyvte.prompt import IMAGE, Prompt
 
 if TYPE_CHECKING:
     from dyvte.model import Model as Model
+    from dyvte.model import build as build
     from dyvte.model import load as load
     from dyvte.offline import Result as Result
     from dyvte.offline import generate as generate
 
 __version__ = "0.1.0"
 
-_LAZY = {"load": "model", "Model": "model", "generate": "offline", "Result": "offline"}
+_LAZY = {
+    "load": "model",
+    "build": "model",
+    "Model": "model",
+    "generate": "offline",
+    "Result": "offline",
+}
 
 __all__ = [
     "IMAGE",
@@ -37,6 +44,7 @@ __all__ = [
     "PruneOptions",
     "Result",
     "SamplingParams",
+    "build",
     "generate",
     "load",
 ]

@@ -18,6 +18,7 @@ from dyvte.errors import DyvteError, OptionError
 COMMANDS = {
     "serve": "answer OpenAI requests over HTTP",
     "generate": "answer one question about images on the terminal",
+    "check": "what a model is and what a request costs on it, also without weights",
     "bench": "put load on any OpenAI-compatible server and measure it",
     "evaluate": "score, FLOPs and time of many settings on your own questions",
     "collect": "read statuses and labels off a model, to make gates from",

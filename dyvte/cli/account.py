@@ -21,8 +21,8 @@ def as_line(stats: RequestStats, seconds: float) -> str:
     flops = stats.flops
     parts = [
         _exit(stats),
-        f"{_si(flops.total)}FLOPs of {_si(flops.baseline)}FLOPs (saved {flops.saved_ratio:.0%})",
-        f"KV {_si(stats.kv_bytes)}B (saved {_si(stats.kv_bytes_saved)}B)",
+        f"{si(flops.total)}FLOPs of {si(flops.baseline)}FLOPs (saved {flops.saved_ratio:.0%})",
+        f"KV {si(stats.kv_bytes)}B (saved {si(stats.kv_bytes_saved)}B)",
         f"{stats.completion_tokens} tokens in {seconds:.2f} s",
     ]
     return " · ".join(parts)
@@ -79,7 +79,7 @@ def _exit(stats: RequestStats) -> str:
     }[stats.outcome]
 
 
-def _si(value: float) -> str:
+def si(value: float) -> str:
     """Three digits and a decimal prefix: ``5.30 T``, ``812 k``, ``0 ``."""
     prefixes = iter(PREFIXES)
     prefix = next(prefixes)

@@ -42,6 +42,7 @@ class DecoderAdapter(ModelAdapter):
         self._rotary = decoder.rotary_emb
         self._norm = decoder.norm
         self._lm_head = head
+        self.decoder_kind = str(text.model_type)
         self.dtype = model.dtype
         self.device = model.device
         self.max_positions = max_positions(text)

@@ -8,10 +8,11 @@ as "other", so that the parts always sum up to the model.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal, get_args
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dyvte.exits.origin import Origin
 from dyvte.models.adapter import ModelAdapter
@@ -33,6 +34,20 @@ _WORDS: dict[Part, frozenset[str]] = {
 SAMPLES = 24  # of each part
 
 
+@dataclass(frozen=True, slots=True)
+class PartFacts:
+    """A part as its config describes it; None where that says nothing.
+
+    A model with several vision towers has one entry for each.
+    """
+
+    part: Part
+    kind: str
+    parameters: int
+    layers: int | None = None
+    width: int | None = None
+
+
 def part_of(name: str) -> Part:
     """The part that a parameter belongs to."""
     words = set(name.split("."))
@@ -45,6 +60,55 @@ def parameters_by_part(adapter: ModelAdapter) -> dict[Part, int]:
     for part, parameter in _parameters(adapter):
         found[part] += parameter.numel()
     return found
+
+
+def parts_of(adapter: ModelAdapter) -> list[PartFacts]:
+    """Towers, projector, decoder, head, in the order in which an image meets them."""
+    counted = parameters_by_part(adapter)
+    found: list[PartFacts] = []
+    if isinstance(adapter, DecoderAdapter):
+        found += [_tower(module) for module in _modules(adapter.model, "vision tower")]
+        kinds = [type(module).__name__ for module in _modules(adapter.model, "projector")]
+        inside = sum(each.parameters for each in found) - counted["vision tower"]
+        if len(found) == 1 and inside:  # a tower that holds its projector
+            found = [replace(found[0], parameters=counted["vision tower"])]
+        kind = ", ".join(dict.fromkeys(kinds)) or "none"
+        found.append(PartFacts("projector", kind, counted["projector"]))
+        shape = adapter.decoder
+        facts = (adapter.decoder_kind, counted["decoder"], shape.num_layers, shape.hidden_size)
+        found.append(PartFacts("decoder", *facts))
+        head = "linear" if counted["LM head"] else "tied to the embedding"
+        found.append(PartFacts("LM head", head, counted["LM head"], width=shape.vocab_size))
+        if counted["other"]:
+            found.append(PartFacts("other", "", counted["other"]))
+    return found
+
+
+def _tower(module: nn.Module) -> PartFacts:
+    config: Any = getattr(module, "config", None)
+    kind = getattr(config, "model_type", None) or type(module).__name__
+    layers, width = (
+        next((int(getattr(config, name)) for name in names if getattr(config, name, None)), None)
+        for names in (("num_hidden_layers", "depth"), ("embed_dim", "hidden_size"))
+    )
+    count = sum(parameter.numel() for parameter in module.parameters())
+    return PartFacts("vision tower", str(kind), count, layers, width)
+
+
+def _modules(model: Any, part: Part) -> Iterator[nn.Module]:
+    """The outermost modules of a part; a list of towers is its towers."""
+    seen: list[str] = []
+    for name, module in model.named_modules():
+        inside = any(name.startswith(f"{outer}.") for outer in seen)
+        if (
+            not name
+            or inside
+            or part_of(name) != part
+            or not any(True for _ in module.parameters())
+        ):
+            continue
+        seen.append(name)
+        yield from module if isinstance(module, nn.ModuleList) else (module,)
 
 
 def origin_of(adapter: ModelAdapter, name: str) -> Origin | None:

@@ -100,7 +100,7 @@ def test_gates_of_another_width_are_refused(tiny_folder: Path) -> None:
         dyvte.load(tiny_folder, gates=gates)
 
 
-DECODERS = {
+DECODERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "grouped llama": (LlamaConfig, {}),
     "wide heads": (LlamaConfig, {"head_dim": 16}),
     "mistral": (MistralConfig, {"sliding_window": 30, "head_dim": 8}),

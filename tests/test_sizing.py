@@ -1,0 +1,74 @@
+"""What is said of a request beforehand is what the engine says of it afterwards."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+
+import dyvte
+from dyvte import ExitOptions, SamplingParams
+from dyvte.engine.build import EngineConfig, build_core
+from dyvte.flops import DecoderShape
+from dyvte.sizing import RequestSize, Serving, activations, depths, memory, request_cost
+from tests import tiny
+
+SHAPE = DecoderShape(32, 4096, 11008, 32, 32, 128, 32064)
+SIZE = RequestSize(visual=576, text=64, generated=64)
+GENERATED = 5
+
+
+def request_of(model: dyvte.Model, prompt: dyvte.Prompt) -> RequestSize:
+    layout = model.adapter.layout(prompt)
+    text = layout.rows - layout.visual_rows
+    return RequestSize(layout.visual_rows, text, GENERATED, layout.vision_flops)
+
+
+@pytest.mark.parametrize("exit_layer", [None, 0, 2])
+def test_flops_and_kv_bytes_are_those_of_the_request_that_ran(
+    exit_layer: int | None, tiny_model: dyvte.Model
+) -> None:
+    prompt, sampling = tiny.prompt(3), SamplingParams(GENERATED, temperature=0, ignore_eos=True)
+    exits = (
+        ExitOptions("off") if exit_layer is None else ExitOptions("fixed", exit_layer=exit_layer)
+    )
+    stats = tiny.alone(tiny_model, prompt, sampling=sampling, exits=exits).stats
+    size = request_of(tiny_model, prompt)
+    cost = request_cost(tiny_model.adapter.decoder, size, exit_layer, itemsize=4)
+    assert cost.flops == stats.flops
+    assert cost.kv_bytes == stats.kv_bytes
+
+
+def test_without_exit_kv_memory_is_what_admission_reserves(tiny_model: dyvte.Model) -> None:
+    core = build_core(tiny_model, EngineConfig(kv_cache_memory=2**22))
+    ledger, shape = core.scheduler.ledger, tiny_model.adapter.decoder
+    size = RequestSize(visual=90, text=30, generated=20)
+    serving = Serving(3, ledger.page_size, 8192, 4)
+    needed = memory(shape, size, serving, weights=0)
+    pages = ledger.pages_for(size.prompt + size.generated) * ledger.num_layers
+    assert needed.kv_pages == 3 * pages * ledger.page_size * 2 * shape.kv_dim * 4
+    assert needed.total == needed.kv_pages + needed.activations
+
+
+def test_an_exit_frees_whole_pages_only() -> None:
+    serving = Serving(concurrency=1, page_size=256, prefill_rows=8192, itemsize=2)
+    row = 2 * SHAPE.kv_dim * 2
+    full, half = (memory(SHAPE, SIZE, serving, 0, layer).kv_pages for layer in (None, 15))
+    assert full == 32 * 3 * 256 * row
+    assert half == (16 * 3 + 16 * 1) * 256 * row
+
+
+def test_a_longer_line_needs_no_more_activations_than_one_prefill() -> None:
+    few, many = (Serving(n, 256, 8192, 2) for n in (4, 400))
+    logits = SHAPE.vocab_size * 6
+    rows = (activations(SHAPE, 640, each) - each.concurrency * logits for each in (few, many))
+    per_row = (6 * 4096 + 4 * 4096 + 3 * 11008) * 2
+    assert list(rows) == [4 * 640 * per_row, 8192 * per_row]
+
+
+@pytest.mark.parametrize(("layers", "expected"), [(32, [23, 15, 7]), (2, [0]), (1, [])])
+def test_exits_stand_at_shares_of_the_depth(layers: int, expected: list[int]) -> None:
+    """After the last layer nothing would be saved, and before the first nothing seen."""
+    found = depths(layers)
+    assert list(found.values()) == expected
+    assert set(found) <= {Fraction(3, 4), Fraction(1, 2), Fraction(1, 4)}
