@@ -114,7 +114,7 @@ STAGES = (
     # by heart (98 % in training, 96 % on others).
     Stage(
         "hone",
-        steps=1440,
+        steps=1090,
         rate=1.0e-3,
         warmup=30,
         decay=1.0,
