@@ -17,6 +17,7 @@ from dyvte.models.decoder import NativeAdapter
 from dyvte.models.meta import build_native
 from dyvte.models.native import native_adapter, open_native
 from dyvte.models.opened import Opened, ReadOptions, quiet, read_config
+from dyvte.models.originals import eagle as original_eagle
 from dyvte.models.originals import internvl as original_internvl
 from dyvte.models.originals import llava as original_llava
 from dyvte.models.originals import vila as original_vila
@@ -27,13 +28,14 @@ SUPPORTED = (
     "LLaVA-1.5 (original, with or without gates)",
     "InternVL-Chat 1.0 (original)",
     "VILA-1.5 (original)",
+    "EAGLE X4 and X5 (original)",
     "InternVL chat 1.5, 2 and 2.5 (original)",
     "in transformers' layout: llava, llava_next, llava_onevision, internvl, qwen2_vl, qwen2_5_vl, "
     "qwen3_vl",
 )
 DEMO = "demo"
 STRICT = ReadOptions()
-READERS: tuple[Reader, ...] = (original_vila, original_internvl, original_llava)
+READERS: tuple[Reader, ...] = (original_vila, original_internvl, original_llava, original_eagle)
 
 
 def find(name: str, allow_pickle: bool = False) -> Path:
