@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from dyvte.models.conversations import ConversationChat
 from dyvte.models.internvl_chat import COLUMNS, SHUFFLES, InternVLChatAdapter
 from dyvte.models.meta import on_meta
 from dyvte.models.opened import Opened, implementations, refusing
+from dyvte.models.originals.expected import check_tensors
 from dyvte.models.originals.files import cast, decoder_settings, shapes, tensors
 from dyvte.models.originals.intern_vit import native_tensors, vision_config
 from dyvte.models.originals.reader import NativeWeights
@@ -55,7 +57,6 @@ _INTERNLM2 = (
     (r"^model\.tok_embeddings\.", "model.embed_tokens."),
     (r"^output\.", "lm_head."),
 )
-_DECODER_NAME = re.compile(r"(?:model\.(?:layers|embed_tokens|norm)\.|lm_head\.weight$)")
 
 
 def is_original(config: dict[str, Any]) -> bool:
@@ -76,17 +77,13 @@ def open_original(
         tokenizer = read_tokenizer(folder)
         form = internvl_format(config.get("template"))
         chat = ConversationChat(tokenizer, form) if tokenizer is not None else None
-        model, report = InternVLForConditionalGeneration.from_pretrained(
+        model = InternVLForConditionalGeneration.from_pretrained(
             None,
             config=weights.config,
             state_dict=cast(dict(weights.state), dtype),
             dtype=dtype,
             attn_implementation=implementations(),
-            output_loading_info=True,
         )
-        if report["missing_keys"] or report["unexpected_keys"]:
-            odd = ", ".join(sorted([*report["missing_keys"], *report["unexpected_keys"]])[:3])
-            raise ModelError(f"tensors do not match an InternVL chat model ({odd}, …)")
         model.generation_config = generation_config(config)
         adapter = InternVLChatAdapter(model.to(device).eval(), None, shuffle_of(config))
         if chat is not None:
@@ -111,14 +108,15 @@ def native_weights(folder: Path, config: dict[str, Any]) -> NativeWeights:
 
 
 def _read(folder: Path, config: dict[str, Any], allow_pickle: bool = False) -> NativeWeights:
-    """The names of all tensors are looked at before any is read."""
+    """Names and shapes of all tensors are looked at before any is read."""
     native = native_config(config)
-    for name in shapes(folder, allow_pickle):
-        _check_name(name, config)
+    empty = on_meta(InternVLForConditionalGeneration, native, torch.float32)
+    rename = partial(_native_tensors, config=config, native=native)
+    check_tensors(empty, shapes(folder, allow_pickle), rename)
     state = {
         new: part
         for name, tensor in tensors(folder, allow_pickle)
-        for new, part in _native_tensors(name, tensor, native)
+        for new, part in rename(name, tensor)
     }
     return NativeWeights(native, state, None)
 
@@ -179,40 +177,31 @@ def tile_processor(config: dict[str, Any]) -> TileProcessor:
     )
 
 
-def _check_name(name: str, config: dict[str, Any]) -> None:
-    """Raises ModelError for a tensor that no model of this family has."""
-    if name.startswith(("vision_model.embeddings.", "vision_model.encoder.layers.", *_PROJECTOR)):
-        return
-    inner = _decoder_name(name.removeprefix("language_model."))
-    fused = ".attention.wqkv." in name and _is_internlm2(config)
-    if not name.startswith("language_model.") or not (fused or _DECODER_NAME.match(inner)):
-        raise ModelError(f"unknown tensor {name!r} in an InternVL chat checkpoint")
-
-
-def _is_internlm2(config: dict[str, Any]) -> bool:
-    return "InternLM2ForCausalLM" in (config["llm_config"].get("architectures") or ())
-
-
 def _native_tensors(
-    name: str, tensor: Tensor, native: InternVLConfig
+    name: str, tensor: Tensor, config: dict[str, Any], native: InternVLConfig
 ) -> Iterator[tuple[str, Tensor]]:
+    """One tensor under native names; its own name where there is no other."""
     if name.endswith("rotary_emb.inv_freq"):
         return
-    for prefix, module in _PROJECTOR.items():
-        if name.startswith(prefix):
-            yield f"model.multi_modal_projector.{module}{name.removeprefix(prefix)}", tensor
-            return
     if name.startswith("vision_model."):
         inner = name.removeprefix("vision_model.")
         for new, part in native_tensors(inner, tensor, native.vision_config):
             yield f"model.vision_tower.{new}", part
         return
-    inner = _decoder_name(name.removeprefix("language_model."))
-    for new, part in _apart(inner, tensor, native.text_config):
+    for prefix, module in _PROJECTOR.items():
+        if name.startswith(prefix):
+            name = f"model.multi_modal_projector.{module}{name.removeprefix(prefix)}"
+    if not name.startswith("language_model."):
+        yield name, tensor
+        return
+    inner = name.removeprefix("language_model.")
+    fused = "InternLM2ForCausalLM" in (config["llm_config"].get("architectures") or ())
+    parts = _apart(_llama_name(inner), tensor, native.text_config) if fused else [(inner, tensor)]
+    for new, part in parts:
         yield (new if new.startswith("lm_head.") else f"model.language_{new}"), part
 
 
-def _decoder_name(name: str) -> str:
+def _llama_name(name: str) -> str:
     for pattern, new in _INTERNLM2:
         name = re.sub(pattern, new, name)
     return name
