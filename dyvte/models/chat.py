@@ -2,7 +2,7 @@
 
 User text never becomes a special token: a template's own specials are recognised, the same
 characters typed by a user are plain text. ``TemplateChat`` renders a tokenizer's Jinja template;
-``VicunaChat`` is the conversation format of LLaVA-1.5's code, whose checkpoints bring none.
+the formats of original code, whose checkpoints bring none, are in ``conversations``.
 """
 
 from __future__ import annotations
@@ -126,71 +126,6 @@ class TemplateChat:
                 ids.append(self.tokenizer.convert_tokens_to_ids(match[0]))
                 at = match.end()
         return ids
-
-
-@dataclass(frozen=True, slots=True)
-class VicunaChat:
-    """``vicuna_v1``: "SYSTEM USER: <image>\\nquestion ASSISTANT: answer</s>USER: … ASSISTANT:".
-
-    Each text piece between images is tokenised on its own with its BOS dropped, as the original
-    code does.
-    """
-
-    tokenizer: Any
-    system: str = (
-        "A chat between a curious user and an artificial intelligence assistant. "
-        "The assistant gives helpful, detailed, and polite answers to the user's questions."
-    )
-
-    def encode(self, messages: Sequence[Message]) -> list[int]:
-        """BOS, then the pieces; an assistant's turn ends with the end-of-sequence id."""
-        turns = list(messages)
-        system = self.system
-        if turns and turns[0].get("role") == "system":
-            system = _text(turns.pop(0))
-        pieces: list[str | int] = [f"{system} " if system else ""]
-        for message in turns:
-            if message["role"] == "system":
-                raise PromptError("a system message must be the first one in this chat format")
-            if message["role"] == "user":
-                _extend(pieces, "USER: ")
-                for part in sorted(parts_of(message), key=lambda p: p["type"] != "image"):
-                    if part["type"] == "image":
-                        pieces += [IMAGE, "\n"]
-                    else:
-                        _extend(pieces, str(part["text"]))
-                _extend(pieces, " ")
-            else:
-                _extend(pieces, f"ASSISTANT: {_text(message)}")
-                pieces += [self.tokenizer.eos_token_id, ""]
-        _extend(pieces, "ASSISTANT:")
-        return self._ids(pieces)
-
-    def _ids(self, pieces: Sequence[str | int]) -> list[int]:
-        ids = [self.tokenizer.bos_token_id]
-        for piece in pieces:
-            if isinstance(piece, int):
-                ids.append(piece)
-            elif piece:
-                ids += self.tokenizer(piece, add_special_tokens=False, split_special_tokens=True)[
-                    "input_ids"
-                ]
-        return ids
-
-
-def _extend(pieces: list[str | int], text: str) -> None:
-    """Text joins the text before it: tokenisation must not see a seam."""
-    if pieces and isinstance(pieces[-1], str):
-        pieces[-1] += text
-    else:
-        pieces.append(text)
-
-
-def _text(message: Message) -> str:
-    parts = parts_of(message)
-    if any(part["type"] == "image" for part in parts):
-        raise PromptError(f"a {message['role']} message cannot hold an image")
-    return "".join(str(part["text"]) for part in parts)
 
 
 def _unused_character(messages: Sequence[Message]) -> str:

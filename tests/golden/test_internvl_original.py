@@ -200,5 +200,5 @@ def test_a_decoder_of_another_kind_in_the_files_is_refused(tmp_path: Path) -> No
     """InternLM2's fused tensors under a config that says Qwen2."""
     folder = changed(tmp_path, "qwen2-ln")
     shutil.copy(HERE / "internlm2-ln" / "checkpoint" / "model.safetensors", folder)
-    with pytest.raises(ModelError, match="attention.w"):
+    with pytest.raises(ModelError, match=r"attention\.w"):
         dyvte.load(folder, device="cpu", dtype="float32")

@@ -7,6 +7,7 @@ is an image and a line break, one without an image.
 from __future__ import annotations
 
 import json
+import shutil
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import dyvte
-from dyvte import Prompt, Result, SamplingParams
+from dyvte import ExitOptions, ModelError, Prompt, Result, SamplingParams
+from tests.golden.reference import answer_over_http, dense_logits
 
 HERE = Path(__file__).parent / "llava-original"
 CASES = json.loads((HERE / "cases.json").read_text())
@@ -59,6 +61,52 @@ def test_all_cases_in_one_packed_batch() -> None:
     results = dyvte.generate(model(), [prompt_of(case) for case in CASES], GREEDY)
     for result, case in zip(results, CASES, strict=True):
         assert_as_original(result, case)
+
+
+def test_exits_in_one_batch_are_the_dense_model_with_visual_keys_masked() -> None:
+    layers = [1, 2, 0]
+    prompts = [prompt_of(CASES[0]), prompt_of(CASES[1]), prompt_of(CASES[1])]
+    exits = [ExitOptions(policy="fixed", exit_layer=layer) for layer in layers]
+    results = dyvte.generate(model(), prompts, GREEDY, exits)
+    native: Any = model().adapter.model  # type: ignore[attr-defined]
+    decoder, head = native.model.language_model, native.lm_head
+    for result, prompt, layer in zip(results, prompts, layers, strict=True):
+        oracle = dense_logits(model(), prompt, decoder, head, result.token_ids[:-1], layer)
+        assert result.logits is not None
+        torch.testing.assert_close(result.logits, oracle, atol=2e-4, rtol=0)
+
+
+@pytest.mark.anyio
+async def test_a_picture_over_http_is_answered_as_by_the_original() -> None:
+    case = CASES[0]
+    question = case["question"].removeprefix("<image>\n")
+    data = (HERE / case["images"][0]).read_bytes()
+    reply = await answer_over_http(HERE / "checkpoint", question, data)
+    ids = expected_of(case)["generated_ids"].tolist()
+    assert reply["choices"][0]["message"]["content"] == model().text(ids)
+    assert reply["usage"]["prompt_tokens"] == case["n_positions"]
+
+
+REFUSED: list[tuple[str, dict[str, Any], str]] = [
+    (".", {"mm_projector_type": "cabstractor"}, "cabstractor"),
+    (".", {"image_aspect_ratio": "anyres"}, "anyres"),
+    (".", {"mm_use_im_start_end": True}, "mm_use_im_start_end"),
+    (".", {"mm_vision_tower": "./elsewhere"}, "elsewhere"),
+    ("vision_tower", {"model_type": "siglip_vision_model"}, "siglip_vision_model"),
+]
+
+
+@pytest.mark.parametrize(("part", "changes", "what"), REFUSED, ids=[r[2] for r in REFUSED])
+def test_what_is_not_supported_is_refused_before_a_weight_is_read(
+    part: str, changes: dict[str, Any], what: str, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(HERE / "checkpoint", tmp_path / "model")
+    path = folder / part / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    for weights in folder.rglob("*.safetensors"):
+        weights.write_bytes(b"not weights")
+    with pytest.raises(ModelError, match=what):
+        dyvte.load(folder, device="cpu", dtype="float32")
 
 
 def test_pictures_become_the_originals_pixels() -> None:

@@ -15,7 +15,9 @@ from transformers import AutoProcessor, LlamaTokenizer
 
 import dyvte
 from dyvte import PromptError
-from dyvte.models.chat import TemplateChat, VicunaChat
+from dyvte.models.chat import TemplateChat
+from dyvte.models.conversation_formats import VICUNA_V1
+from dyvte.models.conversations import ConversationChat
 from dyvte.prompt import IMAGE, Message
 from tests import tiny
 
@@ -37,8 +39,9 @@ def user(*parts: Any) -> Message:
     return {"role": "user", "content": content}
 
 
-def vicuna() -> VicunaChat:
-    return VicunaChat(LlamaTokenizer.from_pretrained(LLAVA / "checkpoint"))
+def vicuna() -> ConversationChat:
+    tokenizer = LlamaTokenizer.from_pretrained(LLAVA / "checkpoint")
+    return ConversationChat(tokenizer, VICUNA_V1)
 
 
 CONVERSATIONS = {
