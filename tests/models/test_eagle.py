@@ -24,6 +24,7 @@ from dyvte.models.eagle.model import native_name, tower_class
 from dyvte.models.originals import eagle
 from dyvte.models.originals.files import decoder_settings
 from dyvte.prompt import IMAGE
+from tests import tiny
 from tests.golden.test_eagle_original import GREEDY, HERE, TOWERS, WIDTHS, expected, model, pixels
 
 CHECKPOINT = HERE / "checkpoint"
@@ -260,6 +261,30 @@ def test_images_beyond_what_memory_is_meant_for_run_in_turn(
     [[first, second]] = two_towers.adapter.encode_images(images)
     torch.testing.assert_close([first, second], together, atol=2e-5, rtol=0)
     assert not torch.allclose(first, second, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("special", "name"),
+    [("</s>", "vicuna_v1"), ("<|start_header_id|>", "llama3"), ("<|im_start|>", "yi_34b")],
+)
+def test_the_decoders_specials_tell_the_conversation_format(special: str, name: str) -> None:
+    tokenizer = tiny.tokenizer()
+    tokenizer.add_tokens([special], special_tokens=True)
+    form = eagle.conversation(tokenizer)
+    assert form.name.startswith(name)
+    if name == "llama3":
+        assert form.default_system.startswith("A chat between a curious user")
+        assert form.assistant[0] == "<|start_header_id|>assistant<|end_header_id|>\n\n"
+
+
+def test_towers_run_in_16_bit() -> None:
+    adapter = dyvte.load(CHECKPOINT, device="cpu", dtype="bfloat16").adapter
+    [[rows]] = adapter.encode_images([{"pixel_values": pixels()}])
+    assert rows.dtype == torch.bfloat16
+    apart = (rows.float() - expected()["image_features"]).norm() / expected()[
+        "image_features"
+    ].norm()
+    assert apart < 0.03
 
 
 @pytest.mark.parametrize(
