@@ -100,11 +100,14 @@ def build(folder: Path, config: dict[str, Any], dtype: torch.dtype) -> Opened:
         return Opened(adapter, folder, None, None, tile_processor(config))
 
 
-def native_weights(folder: Path, config: dict[str, Any]) -> NativeWeights:
+def native_weights(
+    folder: Path, config: dict[str, Any], allow_pickle: bool = False
+) -> NativeWeights:
     """Config and tensors in ``transformers``' words. Raises ModelError where it has none."""
-    if shuffle_of(config) == COLUMNS:
-        raise ModelError(f"ps_version {COLUMNS!r} has no word in transformers' own layout")
-    return _read(folder, config)
+    with refusing(folder):
+        if shuffle_of(config) == COLUMNS:
+            raise ModelError(f"ps_version {COLUMNS!r} has no word in transformers' own layout")
+        return _read(folder, config, allow_pickle)
 
 
 def _read(folder: Path, config: dict[str, Any], allow_pickle: bool = False) -> NativeWeights:
