@@ -21,6 +21,7 @@ import dyvte
 from dyvte import Prompt, Result, SamplingParams
 from dyvte.exits.policy import Off
 from dyvte.forward import advance, start
+from tests.golden.reference import answer_over_http
 from tests.test_forward import Bench
 
 HERE = Path(__file__).parent / "eagle-original"
@@ -130,3 +131,12 @@ def test_case_in_one_packed_batch_with_others() -> None:
     first, second = pictures()
     prompts = [asking(second), asking(first), asking(question="And now?")]
     assert_as_original(dyvte.generate(model(), prompts, GREEDY)[1])
+
+
+@pytest.mark.anyio
+async def test_a_picture_over_http_is_answered_as_by_the_original() -> None:
+    reply = await answer_over_http(HERE / "checkpoint", QUESTION, (HERE / "img0.png").read_bytes())
+    ids = expected()["generated_ids"].tolist()
+    assert reply["choices"][0]["message"]["content"] == model().text(ids)
+    assert reply["usage"]["prompt_tokens"] == CASE["n_positions"]
+    assert reply["usage"]["prompt_tokens_details"]["image_tokens"] == 1024
