@@ -19,6 +19,7 @@ COMMANDS = {
     "serve": "answer OpenAI requests over HTTP",
     "generate": "answer one question about images on the terminal",
     "check": "what a model is and what a request costs on it, also without weights",
+    "convert": "write an original checkpoint as a folder that loads fast",
     "bench": "put load on any OpenAI-compatible server and measure it",
     "evaluate": "score, FLOPs and time of many settings on your own questions",
     "collect": "read statuses and labels off a model, to make gates from",

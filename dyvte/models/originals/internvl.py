@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ from dyvte.models.originals.files import cast, decoder_settings, shapes, tensors
 from dyvte.models.originals.intern_vit import native_tensors, vision_config
 from dyvte.models.originals.reader import NativeWeights
 from dyvte.models.originals.tokenizers import read_tokenizer
-from dyvte.models.tiles import TileProcessor
+from dyvte.models.tiles import MEAN, STD, TileProcessor
 
 LAYOUT = "InternVL chat's original"
 DECODERS: dict[str, type[PreTrainedConfig]] = {
@@ -103,11 +104,37 @@ def build(folder: Path, config: dict[str, Any], dtype: torch.dtype) -> Opened:
 def native_weights(
     folder: Path, config: dict[str, Any], allow_pickle: bool = False
 ) -> NativeWeights:
-    """Config and tensors in ``transformers``' words. Raises ModelError where it has none."""
+    """All that a folder in ``transformers``' layout holds. Raises ModelError for what it cannot."""
     with refusing(folder):
         if shuffle_of(config) == COLUMNS:
             raise ModelError(f"ps_version {COLUMNS!r} has no word in transformers' own layout")
-        return _read(folder, config, allow_pickle)
+        tokenizer, form = read_tokenizer(folder), internvl_format(config.get("template"))
+        stops = ConversationChat(tokenizer, form).stop_ids if tokenizer is not None else frozenset()
+        end = config["llm_config"].get("eos_token_id", 2)
+        return replace(
+            _read(folder, config, allow_pickle),
+            generation=GenerationConfig(eos_token_id=sorted({end, *stops})),
+            tokenizer=tokenizer,
+            conversation=form,
+            image_processor=native_image_processor(config),
+        )
+
+
+def native_image_processor(config: dict[str, Any]) -> Any:
+    """The one that ``transformers`` gives the family. Raises ModelError for what it does not do."""
+    tiles = tile_processor(config)
+    if tiles.pad or (tiles.dynamic and not tiles.thumbnail):
+        raise ModelError("pad2square, or tiles without a thumbnail, cannot be said there")
+    from transformers import GotOcr2ImageProcessor  # warns of missing torchvision on import
+
+    return GotOcr2ImageProcessor(
+        size={"height": tiles.side, "width": tiles.side},
+        crop_to_patches=True,
+        min_patches=tiles.fewest if tiles.dynamic else 1,
+        max_patches=tiles.most if tiles.dynamic else 1,
+        image_mean=list(MEAN),
+        image_std=list(STD),
+    )
 
 
 def _read(folder: Path, config: dict[str, Any], allow_pickle: bool = False) -> NativeWeights:

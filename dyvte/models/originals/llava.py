@@ -36,6 +36,7 @@ from dyvte.models.meta import on_meta
 from dyvte.models.opened import Opened, implementations, read_config, refusing
 from dyvte.models.originals import intern_vit, internvl_llava
 from dyvte.models.originals.files import cast, decoder_settings, part_folder, shapes, tensors
+from dyvte.models.originals.reader import NativeWeights
 from dyvte.models.originals.tokenizers import read_tokenizer
 
 LAYOUT = "LLaVA-1.5's original"
@@ -90,6 +91,23 @@ def build(folder: Path, config: dict[str, Any], dtype: torch.dtype) -> Opened:
         return Opened(adapter, folder, None, None, image_processor(folder, config))
 
 
+def native_weights(
+    folder: Path, config: dict[str, Any], allow_pickle: bool = False
+) -> NativeWeights:
+    """All that a folder in ``transformers``' layout holds. Raises ModelError."""
+    with refusing(folder):
+        state, gates = read_tensors(folder, config, allow_pickle)
+        return NativeWeights(
+            config=native_config(folder, config),
+            state=state,
+            gates=gates,
+            generation=generation_config(config),
+            tokenizer=read_tokenizer(folder),
+            conversation=VICUNA_V1,
+            image_processor=native_image_processor(folder, config),
+        )
+
+
 def generation_config(config: dict[str, Any]) -> GenerationConfig:
     """Where an answer ends; Llama's own id where the config has none."""
     return GenerationConfig(eos_token_id=config.get("eos_token_id", 2))
@@ -106,6 +124,18 @@ def image_processor(folder: Path, config: dict[str, Any]) -> ImageProcessor | No
     from transformers import CLIPImageProcessor  # warns of missing torchvision on import
 
     return ImageProcessor(CLIPImageProcessor.from_pretrained(tower), before)
+
+
+def native_image_processor(folder: Path, config: dict[str, Any]) -> Any | None:
+    """``transformers``' own for LLaVA, which pads by itself."""
+    own = image_processor(folder, config)
+    if own is None:
+        return None
+    from transformers import LlavaImageProcessor  # warns of missing torchvision on import
+
+    settings = own.processor.to_dict()
+    settings.pop("image_processor_type", None)
+    return LlavaImageProcessor(**settings | {"do_pad": own.before is not None})
 
 
 def native_config(folder: Path, config: dict[str, Any]) -> LlavaConfig:

@@ -13,8 +13,10 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+from transformers import GenerationConfig
 
 from dyvte.exits.gate import GateBank
+from dyvte.models.conversations import Conversation
 from dyvte.models.opened import Opened
 
 
@@ -53,17 +55,24 @@ class NativeWeights:
     """A checkpoint in the words of a class of ``transformers``.
 
     ``state`` has the names that the class's parameters have and the types in which the tensors
-    are stored; they may still lie in their files.
+    are stored; they may still lie in their files. ``image_processor`` is one of
+    ``transformers``' that gives the original's pixels. What is None the folder does not say.
     """
 
     config: Any
     state: Mapping[str, Tensor]
     gates: GateBank | None
+    generation: GenerationConfig | None = None
+    tokenizer: Any | None = None
+    conversation: Conversation | None = None
+    image_processor: Any | None = None
 
 
 @runtime_checkable
 class Converter(Protocol):
     """A reader whose models ``transformers`` has a class for."""
 
-    def native_weights(self, folder: Path, config: dict[str, Any]) -> NativeWeights:
-        """Read the checkpoint under native names. Raises ModelError."""
+    def native_weights(
+        self, folder: Path, config: dict[str, Any], allow_pickle: bool = False
+    ) -> NativeWeights:
+        """The checkpoint under native names. Raises ModelError for what has none."""
