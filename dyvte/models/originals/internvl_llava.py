@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor
-from transformers import InternVLVisionConfig
+from transformers import CLIPImageProcessorPil, InternVLVisionConfig
 
 from dyvte.models.originals import intern_vit
 from dyvte.models.tiles import MEAN, STD
@@ -43,10 +43,8 @@ def tower_tensors(
 
 def processor(name: str) -> Any:
     """Shortest side to size, centre crop, ImageNet's mean and deviation."""
-    from transformers import CLIPImageProcessor  # warns of missing torchvision on import
-
     size = side(name)
-    return CLIPImageProcessor(
+    return CLIPImageProcessorPil(
         size={"shortest_edge": size},
         crop_size={"height": size, "width": size},
         image_mean=list(MEAN),

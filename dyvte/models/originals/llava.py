@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import (
+    CLIPImageProcessorPil,
     CLIPVisionConfig,
     GenerationConfig,
     LlamaConfig,
@@ -121,9 +122,7 @@ def image_processor(folder: Path, config: dict[str, Any]) -> ImageProcessor | No
     tower = tower_folder(folder, config)
     if not (tower / "preprocessor_config.json").exists():
         return None
-    from transformers import CLIPImageProcessor  # warns of missing torchvision on import
-
-    return ImageProcessor(CLIPImageProcessor.from_pretrained(tower), before)
+    return ImageProcessor(CLIPImageProcessorPil.from_pretrained(tower), before)
 
 
 def native_image_processor(folder: Path, config: dict[str, Any]) -> Any | None:
