@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 from dyvte.models.adapter import ModelAdapter
-from dyvte.models.decoder import NativeAdapter
-from dyvte.models.images import ImageProcessor
+from dyvte.models.decoder import DecoderAdapter, NativeAdapter
+from dyvte.models.images import ImageProcessor, resize_to_tower
 
 QWEN2_PIXELS = {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 16384}
 QWEN3_PIXELS = {"shortest_edge": 65536, "longest_edge": 16777216}
@@ -20,12 +20,20 @@ MOST_TILES = 12  # InternVL 2 to 3
 
 def assumed_processor(adapter: ModelAdapter) -> ImageProcessor | None:
     """None for a family that is not known here."""
+    if adapter.family == "vila" and isinstance(adapter, DecoderAdapter):
+        return ImageProcessor(_square(adapter.model.vision_tower.config), resize_to_tower)
     if not isinstance(adapter, NativeAdapter):
         return None
     processor = _processor(adapter.family, adapter.model.config)
     if processor is None:
         return None
     return ImageProcessor(processor, settings=adapter.image_settings)
+
+
+def _square(vision: Any) -> Any:
+    from transformers import SiglipImageProcessorPil
+
+    return SiglipImageProcessorPil(size={"height": vision.image_size, "width": vision.image_size})
 
 
 def _processor(family: str, config: Any) -> Any | None:

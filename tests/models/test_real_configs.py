@@ -1,7 +1,8 @@
 """Published configs on the meta device: a model of any size is sized without its weights.
 
-`configs/` holds config files as their authors published them, and nothing else. What the paper
-prints is convention C of `dyvte.flops`: prefill, tower and projector, at its 56 or so text tokens.
+`configs/` holds config files with the sizes and words of the published ones, and nothing else. What
+the paper prints is convention C of `dyvte.flops`: prefill, tower and projector, at its 56 or so
+text tokens.
 """
 
 from __future__ import annotations
@@ -60,3 +61,39 @@ def test_layouts_are_told_apart() -> None:
     original = look_at("llava-v1.5-7b").model
     assert original.layout == "LLaVA-1.5's original"
     assert (original.family, original.loaded, original.context) == ("llava", False, 4096)
+
+
+PUBLISHED = {
+    # family, parameters in billions as the model cards say, visual tokens of 640x480, its dtype
+    "Llama-3-VILA1.5-8B": ("vila", 8.49, 196, "bfloat16"),
+    "InternVL2_5-8B": ("internvl_chat", 8.08, 13 * 256, "bfloat16"),
+    "InternVL-Chat-V1-5": ("internvl_chat", 25.5, 13 * 256, "bfloat16"),
+    "InternVL-Chat-V1-0": ("llava", 12.7, 576, "float16"),
+    "Eagle-X5-7B": ("eagle", 9.06, 1024, "bfloat16"),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_papers_other_families_are_sized(name: str) -> None:
+    family, billions, visual, dtype = PUBLISHED[name]
+    found = look_at(name)
+    assert (found.model.family, found.model.dtype) == (family, dtype)
+    assert sum(part.parameters for part in found.parts) == pytest.approx(billions * 1e9, rel=5e-3)
+    assert [image.visual_tokens for image in found.images] == [visual]
+    assert {part.part for part in found.parts} >= {"vision tower", "projector", "decoder"}
+    assert "other" not in {part.part for part in found.parts}
+    saved = [cost.flops.saved for cost in found.requests]
+    assert saved == sorted(saved)
+    assert saved[-1] > 0
+
+
+def test_every_tower_of_eagle_is_told() -> None:
+    parts = look_at("Eagle-X5-7B").parts
+    kinds = [part.kind for part in parts if part.part == "vision tower"]
+    assert kinds == [
+        "clip_vision_model",
+        "convnext",
+        "sam_vision_model",
+        "eva02_vision_model",
+        "pix2struct_vision_model",
+    ]
