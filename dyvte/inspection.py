@@ -122,7 +122,7 @@ def _model(model: Model) -> ModelFacts:
     return ModelFacts(
         name=Path(model.name).name,
         family=adapter.family,
-        layout=registry.layout_of(read_config(registry.find(model.name))),
+        layout=registry.layout_of(read_config(registry.find(model.name, weights=False))),
         loaded=adapter.device.type != "meta",
         dtype=str(adapter.dtype).removeprefix("torch."),
         device=str(adapter.device),

@@ -120,7 +120,7 @@ def build(
     need not be there; whose gates these are is not checked. Raises ModelError, OptionError.
     """
     options = ReadOptions(allow_pickle, token_order)
-    folder = registry.find(str(name), allow_pickle)
+    folder = registry.find(str(name), weights=False)
     where = _device(device, must_be_there=False)
     opened = registry.build_model(folder, _dtype(dtype, where, folder), options)
     return _with_gates(opened, str(name), gates, foreign_gates)

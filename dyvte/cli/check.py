@@ -102,7 +102,7 @@ def _open(args: argparse.Namespace) -> Model:
     from dyvte.model import build, load
     from dyvte.models import registry
 
-    folder = registry.find(args.model)
+    folder = registry.find(args.model, args.allow_pickle, weights=not args.no_weights)
     files = (*folder.rglob("*.safetensors"), *folder.rglob("*.bin"))
     weights = any(file.parent.name != "gates" for file in files)
     opener = build if args.no_weights or not weights else load

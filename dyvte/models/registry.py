@@ -38,8 +38,11 @@ STRICT = ReadOptions()
 READERS: tuple[Reader, ...] = (original_vila, original_internvl, original_llava, original_eagle)
 
 
-def find(name: str, allow_pickle: bool = False) -> Path:
-    """The folder of a model: the embedded demo, a local folder, or one from the hub."""
+def find(name: str, allow_pickle: bool = False, weights: bool = True) -> Path:
+    """The folder of a model: the embedded demo, a local folder, or one from the hub.
+
+    Without ``weights`` only the small files of one from the hub are fetched.
+    """
     if name == DEMO:
         folder = Path(__file__).parent.parent / "demo" / "assets"
         if not (folder / "config.json").exists():
@@ -53,8 +56,8 @@ def find(name: str, allow_pickle: bool = False) -> Path:
     try:
         from huggingface_hub import snapshot_download
 
-        allow = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
-        allow += ["*.bin"] if allow_pickle else []
+        allow = ["*.json", "*.model", "*.jinja", "*.txt"]
+        allow += ["*.safetensors"] * weights + ["*.bin"] * (weights and allow_pickle)
         return Path(snapshot_download(name, allow_patterns=allow))
     except Exception as error:  # the hub's own error tree is wide and changes
         raise ModelError(

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from transformers import Qwen2Config
 
+import dyvte
 from dyvte import ModelError
 from dyvte.models import registry
 from tests import tiny
@@ -78,3 +79,21 @@ def test_a_layout_has_a_name() -> None:
         registry.layout_of({"model_type": kind, "mm_vision_tower": "x"}) for kind in ("llava", "?")
     ]
     assert names == ["LLaVA-1.5's original", "transformers"]
+
+
+def test_of_a_hub_model_only_small_files_are_fetched(
+    monkeypatch: pytest.MonkeyPatch, tiny_folder: Path
+) -> None:
+    asked: list[list[str]] = []
+
+    def snapshot(name: str, allow_patterns: list[str]) -> str:
+        asked.append(allow_patterns)
+        return str(tiny_folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    dyvte.build("somebody/model")
+    registry.find("somebody/model")
+    assert "*.safetensors" not in asked[0]
+    assert "*.json" in asked[0]
+    assert "*.safetensors" in asked[1]
+    assert "*.bin" not in asked[1]
