@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
 from fractions import Fraction
+from typing import Any
 
 import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import dyvte
 from dyvte import ExitOptions, SamplingParams
+from dyvte.attention import SdpaAttention
 from dyvte.engine.build import EngineConfig, build_core
+from dyvte.exits.policy import Off
 from dyvte.flops import DecoderShape
+from dyvte.forward import forward
+from dyvte.kv_cache import RunCache
+from dyvte.packing import Part, Segment, pack
+from dyvte.pages import PageLedger
 from dyvte.sizing import RequestSize, Serving, activations, depths, memory, request_cost
 from tests import tiny
 
@@ -72,3 +84,40 @@ def test_exits_stand_at_shares_of_the_depth(layers: int, expected: list[int]) ->
     found = depths(layers)
     assert list(found.values()) == expected
     assert set(found) <= {Fraction(3, 4), Fraction(1, 2), Fraction(1, 4)}
+
+
+class Held(TorchDispatchMode):
+    """Bytes of the tensors that operations made and that are alive; ``peak`` is the most."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.sizes: dict[int, int] = {}
+        self.peak = 0
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                if storage._cdata not in self.sizes:
+                    self.sizes[storage._cdata] = storage.nbytes()
+                    weakref.finalize(storage, self.sizes.pop, storage._cdata, None)
+                    self.peak = max(self.peak, sum(self.sizes.values()))
+        return out
+
+
+def test_activations_are_about_what_a_prefill_holds(tiny_model: dyvte.Model) -> None:
+    """Within 15 % on the CPU for decoders from 32 to 512 wide, in both types; here the least."""
+    adapter, count, rows = tiny_model.adapter, 4, 200
+    shape, serving = adapter.decoder, Serving(4, 64, 8192, 4)
+    cache = RunCache(PageLedger(100, 64, shape.num_layers), shape.num_kv_heads, 8, torch.float32)
+    parts = []
+    for seq in range(count):
+        cache.ledger.reserve(seq, rows)
+        hidden = torch.randn(rows, shape.hidden_size)
+        parts.append(Part(Segment(seq, rows, prefill=True), hidden, torch.arange(rows)))
+    with torch.inference_mode(), Held() as held:
+        forward(adapter, pack(parts), cache, [Off()] * count, SdpaAttention())
+    assert activations(shape, rows, serving) == pytest.approx(held.peak, rel=0.15)
