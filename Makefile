@@ -77,6 +77,8 @@ DEMO_EXITS ?= gate:safe,balanced,aggressive \
   gate:balanced,0.01+fastv:3/0.5
 # Below layer 2 an unchanged answer is luck: no question has read the picture yet.
 TRAIN_ARGS ?= --min-layer 2
+# The demo is right in 97 of 100 cases, so nearly every changed answer is a lost one.
+CALIBRATE_ARGS ?= --safe 0.0025 --balanced 0.005
 INSTALL    ?=
 .SECONDARY:
 
@@ -101,7 +103,7 @@ $(RUN)/gates/trained: $(RUN)/collected/gates.done
 	@touch $@
 
 $(RUN)/gates/calibrated: $(RUN)/gates/trained $(RUN)/collected/calibration.done
-	$(BIN)/dyvte calibrate --data $(RUN)/collected/calibration --gates $(RUN)/gates
+	$(BIN)/dyvte calibrate --data $(RUN)/collected/calibration --gates $(RUN)/gates $(CALIBRATE_ARGS)
 	@touch $@
 
 $(RUN)/evaluation/results.json: $(RUN)/gates/calibrated $(RUN)/data/test.jsonl

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dyvte.cli.usage import CommandError, Parser, number, whole
+from dyvte.exits.presets import RISKS
 
 if TYPE_CHECKING:
     from dyvte.exits.files import GateCard
@@ -38,7 +39,7 @@ def run(argv: Sequence[str]) -> int:
         _check_model(args, out, card, collection)
     config = _config(args, bank)
     findings = calibrate(collection, bank, config)
-    found = _card(card, bank, collection, findings)
+    found = _card(card, bank, collection, findings, config)
     if out == args.gates:
         write_card(out, found)
     else:
@@ -71,6 +72,8 @@ def _parser() -> Parser:
     add("--policies", metavar="P", help="some of gate,state,fixed,vtw (all that can be measured)")
     add("--fit-share", type=number, default=0.4, metavar="S", help="of the pictures, fits state")
     add("--vtw-eta", type=number, default=0.003, metavar="N", help="highest mean KL of vtw, nats")
+    add("--safe", type=number, default=RISKS["safe"], metavar="R", help="promise of that preset")
+    add("--balanced", type=number, default=RISKS["balanced"], metavar="R", help="likewise")
     add("--seed", type=whole(0), default=0, metavar="S", help="of the split into parts")
     return parser
 
@@ -116,11 +119,23 @@ def _config(args: argparse.Namespace, bank: GateBank | None) -> CalibrateConfig:
             raise CommandError(
                 "--policies: there are no gates to measure", "name them: --gates DIR"
             )
-    return CalibrateConfig(policies, args.confidence, args.fit_share, args.seed, args.vtw_eta)
+    return CalibrateConfig(
+        policies,
+        args.confidence,
+        args.fit_share,
+        args.seed,
+        args.vtw_eta,
+        safe=args.safe,
+        balanced=args.balanced,
+    )
 
 
 def _card(
-    card: GateCard | None, bank: GateBank | None, collection: Collection, findings: Findings
+    card: GateCard | None,
+    bank: GateBank | None,
+    collection: Collection,
+    findings: Findings,
+    config: CalibrateConfig,
 ) -> GateCard:
     """The gates' own card, or a new one, with everything measured anew."""
     from dyvte.exits.files import GateCard
@@ -135,7 +150,7 @@ def _card(
         layers=layers,
         model=collection.origin or own.model,
         calibration=findings.calibration.as_json(),
-        presets=presets_for(default) if default else {},
+        presets=presets_for(default, config.risks) if default else {},
         state=asdict(findings.state.scale) if findings.state else None,
         vtw=asdict(findings.vtw) if findings.vtw else None,
     )
@@ -143,8 +158,6 @@ def _card(
 
 def _sentences(findings: Findings, config: CalibrateConfig) -> list[str]:
     """What the table does not say."""
-    from dyvte.exits.presets import RISKS
-
     said = []
     if findings.state is not None:
         saved = sorted(findings.state.saved.items(), key=lambda item: -item[1])
@@ -162,7 +175,9 @@ def _sentences(findings: Findings, config: CalibrateConfig) -> list[str]:
     default = findings.calibration.default
     if default is not None:
         curve = findings.calibration.curve(default, conversation=False)
-        proved = curve is not None and curve.lowest_risk(config.confidence) <= RISKS["balanced"]
-        what = "≤ 2 % changed" if proved else "which keeps every image: too few samples"
+        proved = curve is not None and curve.lowest_risk(config.confidence) <= config.balanced
+        what = "which keeps every image: too few samples"
+        if proved:
+            what = f"≤ {config.balanced * 100:.3g} % changed"
         said.append(f"the server's default will be {default}, {what}")
     return said

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from dyvte.errors import OptionError
@@ -30,10 +31,15 @@ UNMEASURED: Mapping[str, Mapping[str, Any]] = {
 Preset = Mapping[str, Any]
 
 
-def presets_for(policy: str) -> dict[str, dict[str, Any]]:
-    """What ``dyvte calibrate`` writes into the card of a model whose default is ``policy``."""
+def presets_for(
+    policy: str, risks: Mapping[str, float] = MappingProxyType(RISKS)
+) -> dict[str, dict[str, Any]]:
+    """What ``dyvte calibrate`` writes into the card of a model whose default is ``policy``.
+
+    ``risks``: the promises of "safe" and "balanced".
+    """
     named: dict[str, dict[str, Any]] = {
-        name: {"policy": policy, "max_risk": risk} for name, risk in RISKS.items()
+        name: {"policy": policy, "max_risk": risk} for name, risk in risks.items()
     }
     bold: dict[str, Any] = {"policy": policy, "aggressiveness": PAPER_AGGRESSIVENESS}
     if policy == "fixed":

@@ -34,13 +34,19 @@ POLICIES = ("gate", "state", "fixed", "vtw")
 
 @dataclass(frozen=True, slots=True)
 class CalibrateConfig:
-    """``fit_share`` of the pictures fit the scale of ``state`` and measure nothing."""
+    """``fit_share`` of the pictures fit the scale of ``state`` and measure nothing.
+
+    ``safe`` and ``balanced`` are what the presets of these names promise: shares of changed
+    answers.
+    """
 
     policies: tuple[str, ...] = POLICIES
     confidence: float = CONFIDENCE
     fit_share: float = 0.4
     seed: int = 0
     vtw_eta: float = ETA
+    safe: float = RISKS["safe"]
+    balanced: float = RISKS["balanced"]
 
     def __post_init__(self) -> None:
         if not self.policies:
@@ -52,8 +58,18 @@ class CalibrateConfig:
             value = getattr(self, name)
             if not 0.0 < value < 1.0:
                 raise OptionError(name, f"must lie between 0 and 1, not {value}")
+        for name, risk in self.risks.items():
+            if not 0.0 < risk < 1.0:
+                raise OptionError(name, f"must lie between 0 and 1, not {risk}")
+        if self.safe > self.balanced:
+            raise OptionError("safe", f"{self.safe:g} is above balanced, {self.balanced:g}")
         if not self.vtw_eta > 0.0:
             raise OptionError("vtw_eta", f"must be above 0, not {self.vtw_eta}")
+
+    @property
+    def risks(self) -> dict[str, float]:
+        """Promises by preset."""
+        return {"safe": self.safe, "balanced": self.balanced}
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +128,7 @@ def calibrate(
             f"{policy}: no sample is left to measure it (lower --fit-share)"
             for policy in unmeasured
         ),
-        *_warnings(collection, parts, calibration),
+        *_warnings(collection, parts, calibration, settings),
     )
     return Findings(calibration, state, _vtw(collection, parts, settings), warnings)
 
@@ -180,7 +196,9 @@ def _vtw(collection: Collection, parts: Parts, config: CalibrateConfig) -> VtwRu
     return find_k(collection.layers, mean.tolist(), collection.num_layers, config.vtw_eta)
 
 
-def _warnings(collection: Collection, parts: Parts, calibration: Calibration) -> tuple[str, ...]:
+def _warnings(
+    collection: Collection, parts: Parts, calibration: Calibration, config: CalibrateConfig
+) -> tuple[str, ...]:
     found = []
     used = sum(len(rows) for rows in parts.whole.values())
     if used < len(collection):
@@ -191,15 +209,16 @@ def _warnings(collection: Collection, parts: Parts, calibration: Calibration) ->
     for policy, kinds in calibration.curves.items():
         for kind in KINDS:
             if kind in kinds:
-                found += _too_few(policy, kind, kinds[kind], calibration.confidence)
+                found += _too_few(policy, kind, kinds[kind], config)
     return tuple(found)
 
 
-def _too_few(policy: str, kind: str, curve: Curve, confidence: float) -> list[str]:
+def _too_few(policy: str, kind: str, curve: Curve, config: CalibrateConfig) -> list[str]:
     """The strictest preset that so many samples cannot prove, if there is one."""
-    needed = {name: samples_needed(risk, confidence) for name, risk in RISKS.items()}
+    risks = config.risks
+    needed = {name: samples_needed(risk, config.confidence) for name, risk in risks.items()}
     short = [name for name, samples in needed.items() if curve.samples < samples]
     if not short:
         return []
-    names = " and ".join(f"{name} ({RISKS[name]:.1%} needs {needed[name]})" for name in short)
+    names = " and ".join(f"{name} ({risks[name] * 100:.3g}% needs {needed[name]})" for name in short)
     return [f"{policy}, {kind}: {curve.samples} samples are too few for {names}: it never exits"]

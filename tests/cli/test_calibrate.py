@@ -102,9 +102,7 @@ def test_few_samples_are_warned_of_and_never_exit(
     argv = ["calibrate", "--data", few, "--gates", gates, "--policies", "gate"]
     assert main([str(word) for word in argv]) == 0
     warned = capsys.readouterr().err
-    assert (
-        "100 samples are too few for safe (0.5% needs 598) and balanced (2.0% needs 149)" in warned
-    )
+    assert "100 samples are too few for safe (0.5% needs 598) and balanced (2% needs 149)" in warned
     bank, card = read_gates(gates)
     assert bank is not None
     assert Grants(made.LAYERS, bank.layers, Offers.of(card)).default.aggressiveness == 0.0
@@ -184,3 +182,18 @@ def test_gates_of_another_model_are_measured_when_asked_and_elsewhere(
     assert card.model == HERE
     assert card.trained_on == CARD.trained_on
     assert read_gates(gates)[1] == replace(CARD, model=THERE)
+
+
+def test_the_promises_of_presets_can_be_chosen(
+    collection: Path, gates: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["calibrate", "--data", collection, "--gates", gates, "--safe", 0.01, "--balanced", 0.05]
+    assert main([str(word) for word in argv]) == 0
+    assert "the server's default will be gate, ≤ 5 % changed" in capsys.readouterr().out
+    _, card = read_gates(gates)
+    assert card is not None
+    assert card.presets["safe"] == {"policy": "gate", "max_risk": 0.01}
+    assert card.presets["balanced"] == {"policy": "gate", "max_risk": 0.05}
+    error = refused(capsys, *argv[1:], "--safe", 0.2)
+    assert "safe" in error
+    assert "0.2 is above balanced" in error

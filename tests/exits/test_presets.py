@@ -113,6 +113,8 @@ def test_presets_of_a_policy() -> None:
         "balanced": {"policy": "gate", "max_risk": 0.02},
         "aggressive": {"policy": "gate", "aggressiveness": 0.5},
     }
+    own = presets_for("gate", {"safe": 0.001, "balanced": 0.004})
+    assert own["balanced"] == {"policy": "gate", "max_risk": 0.004}
     assert presets_for("fixed")["aggressive"] == {"policy": "fixed", "max_risk": 0.05}
 
 
