@@ -220,5 +220,7 @@ def _too_few(policy: str, kind: str, curve: Curve, config: CalibrateConfig) -> l
     short = [name for name, samples in needed.items() if curve.samples < samples]
     if not short:
         return []
-    names = " and ".join(f"{name} ({risks[name] * 100:.3g}% needs {needed[name]})" for name in short)
+    names = " and ".join(
+        f"{name} ({risks[name] * 100:.3g}% needs {needed[name]})" for name in short
+    )
     return [f"{policy}, {kind}: {curve.samples} samples are too few for {names}: it never exits"]
