@@ -65,8 +65,7 @@ def _parts(found: Inspection) -> Table:
 
 
 def _images(found: Inspection) -> Table:
-    how = "as its releases do: no image processor in the folder" if found.images_assumed else ""
-    table = _table(how, ("image",), ("visual tokens", "tower and projector"))
+    table = _table("", ("image",), ("visual tokens", "tower and projector"))
     for image in found.images:
         size = f"{image.width}x{image.height}"
         table.add_row(size, str(image.visual_tokens), f"{si(image.vision_flops)}FLOPs")
@@ -116,6 +115,8 @@ def _leaves(found: Inspection, layer: int | None) -> str:
 
 def _sentences(found: Inspection) -> Iterable[str]:
     serving, asked = found.serving, found.request
+    if found.images_assumed:
+        yield "Visual tokens as the family's releases count: the folder has no image processor."
     rows = serving.rows_at_once(asked.prompt)
     yield (
         f"KV pages: {serving.concurrency} requests × layers × whole pages of {serving.page_size} "

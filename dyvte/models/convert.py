@@ -58,6 +58,8 @@ class Conversion:
         stored = {_stored_name(name): tensor for name, tensor in native.state.items()}
         write_shards(partial, stored, progress, limit)
         _write_gates(partial, self.source, native)
+        for file in partial.rglob("*.safetensors"):  # which are written for their owner alone
+            shutil.copymode(partial / "config.json", file)
         (partial / MARKER).unlink()
         if target.exists():
             target.rmdir()

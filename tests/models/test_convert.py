@@ -81,6 +81,9 @@ def test_weights_are_cut_into_files_and_keep_their_types(converted: dict[str, Pa
     files = sorted(converted["llava"].glob("*.safetensors"))
     assert len(files) == 4
     assert (converted["llava"] / "model.safetensors.index.json").exists()
+    assert {file.stat().st_mode for file in files} == {
+        (converted["llava"] / "config.json").stat().st_mode
+    }
     assert {t.dtype for file in files for t in load_file(file).values()} == {torch.float16}
     assert shards({"a": torch.zeros(9), "b": torch.zeros(1), "c": torch.zeros(2)}, limit=12) == [
         ["a"],
