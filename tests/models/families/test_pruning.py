@@ -16,9 +16,9 @@ from tests.models.families.family import CONVERSATIONS, Family, Made
 GREEDY = SamplingParams(max_tokens=3, min_tokens=3, temperature=0, return_logits=True)
 METHODS = {
     "fastv": PruneOptions("fastv", layer=2, ratio=0.5),
-    "pyramiddrop": PruneOptions("pyramiddrop", stages=[(1, 0.6), (3, 0.3)]),
+    "pyramiddrop": PruneOptions("pyramiddrop", stages=((1, 0.6), (3, 0.3))),
     "dart": PruneOptions("dart", layer=2, ratio=0.5),
-    "v2drop": PruneOptions("v2drop", stages=[(2, 0.5)]),
+    "v2drop": PruneOptions("v2drop", stages=((2, 0.5),)),
     "divprune": PruneOptions("divprune", ratio=0.5),
 }
 
