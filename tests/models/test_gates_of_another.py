@@ -6,6 +6,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -20,7 +21,11 @@ from dyvte.exits.files import GateCard, write_gates
 from dyvte.exits.presets import presets_for
 from dyvte.exits.resolve import settle
 from dyvte.models.parts import origin_of, parameters_by_part
+from server.__main__ import open_engine
+from server.app import create_app
+from server.settings import Settings
 from tests import tiny
+from tests.e2e.pictures import ask, png
 
 CURVE = Curve(1000, (Point(0.3, 0, upper_bound(0, 1000, 0.95)), Point(0.6, 5, 0.02)))
 MEASURED = Calibration(0.95, {"gate": {"single": CURVE}}, "gate").as_json()
@@ -138,3 +143,28 @@ def test_the_parts_sum_up_to_the_model(tiny_model: dyvte.Model) -> None:
     assert found["other"] == 0
     assert found["LM head"] == tiny.HIDDEN * tiny.VOCAB
     assert found["projector"] == 16 * tiny.HIDDEN + tiny.HIDDEN + tiny.HIDDEN**2 + tiny.HIDDEN
+
+
+@pytest.mark.anyio
+async def test_over_http_a_promise_is_a_400_that_names_the_other_model(
+    other: Path, gates: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DYVTE_FOREIGN_GATES", "1")
+    given = {"model": str(other), "gates": str(gates), "device": "cpu", "dtype": "float32"}
+    settings = Settings.model_validate(given | {"kv_cache_memory": 2**20})
+    app = create_app(settings, lambda: open_engine(settings))
+    asked = {"model": "other", "messages": ask("what?", png()), "max_tokens": 2}
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client,
+    ):
+        await app.state.loading
+        plain = await client.post("/v1/chat/completions", json=asked)
+        risk = asked | {"dyvte": {"max_risk": 0.02}}
+        promised = await client.post("/v1/chat/completions", json=risk)
+    assert plain.status_code == 200, plain.text
+    assert plain.json()["dyvte"]["aggressiveness"] == 0.5
+    assert promised.status_code == 400
+    error = promised.json()["error"]
+    assert error["param"] == "dyvte.max_risk"
+    assert "made for llava 'tiny'" in error["message"]
