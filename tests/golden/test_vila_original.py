@@ -212,5 +212,5 @@ def test_a_missing_part_is_named(part: str, tmp_path: Path) -> None:
 def test_tensors_of_another_part_are_refused(tmp_path: Path) -> None:
     folder = changed(tmp_path)
     shutil.copy(folder / "llm" / "model.safetensors", folder / "vision_tower" / "model.safetensors")
-    with pytest.raises(ModelError, match=r"unknown tensor .* in vision_tower/"):
+    with pytest.raises(ModelError, match=r"vision_tower/: unknown tensor"):
         dyvte.load(folder, device="cpu", dtype="float32")

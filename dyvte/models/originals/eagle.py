@@ -12,8 +12,9 @@ is in no shape where towers have no tables of positions; see ``head_count``. An 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ from dyvte.models.eagle.tower import SIDE, Shapes
 from dyvte.models.images import ImageProcessor, pad_to_square
 from dyvte.models.meta import on_meta
 from dyvte.models.opened import Opened, implementations, refusing
-from dyvte.models.originals.files import cast, decoder_settings, shapes, tensors
+from dyvte.models.originals.expected import check_tensors, filled
+from dyvte.models.originals.files import decoder_settings, shapes, tensors
 from dyvte.models.originals.tokenizers import read_tokenizer
 
 LAYOUT = "EAGLE's original"
@@ -64,24 +66,32 @@ def open_original(
         stored = shapes(folder, allow_pickle)
         native = native_config(config, stored, read_heads(folder))
         names = native_names(stored, tower_names(config))
-        state, gates = read_tensors(folder, names, allow_pickle)
-        model, report = EagleForCausalLM.from_pretrained(
-            None,
-            config=native,
-            state_dict=cast(state, dtype),
-            dtype=dtype,
-            attn_implementation=attention(),
-            output_loading_info=True,
-        )
+        empty = on_meta(EagleForCausalLM, native, torch.float32, attention())
+        check_tensors(empty, (stored, partial(_own, names)), tied=native.tie_word_embeddings)
         tokenizer = read_tokenizer(folder)
-    if report["missing_keys"] or report["unexpected_keys"]:
-        odd = ", ".join(sorted([*report["missing_keys"], *report["unexpected_keys"]])[:3])
-        raise ModelError(f"{folder}: tensors do not match an EAGLE model ({odd}, …)")
-    model.generation_config = generation_config(config)
-    adapter = EagleAdapter(model.to(device).eval(), gates)
-    chat = ConversationChat(tokenizer, conversation(tokenizer)) if tokenizer else None
-    adapter.eos_token_ids |= chat.stop_ids if chat else frozenset()
-    return Opened(adapter, folder, tokenizer, chat, image_processor(config))
+        chat = ConversationChat(tokenizer, conversation(tokenizer)) if tokenizer else None
+        model, gates = _model(folder, native, names, dtype, allow_pickle)
+        model.generation_config = generation_config(config)
+        adapter = EagleAdapter(model.to(device), gates)
+        adapter.eos_token_ids |= chat.stop_ids if chat else frozenset()
+        return Opened(adapter, folder, tokenizer, chat, image_processor(config))
+
+
+def _own(names: Mapping[str, str], name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+    if name in names:
+        yield names[name], tensor
+
+
+def _model(
+    folder: Path,
+    native: EagleConfig,
+    names: Mapping[str, str],
+    dtype: torch.dtype,
+    allow_pickle: bool,
+) -> tuple[Any, GateBank | None]:
+    """On the CPU; when this returns nobody else holds a weight."""
+    state, gates = read_tensors(folder, names, allow_pickle, dtype)
+    return filled(EagleForCausalLM, native, state, dtype, attention()), gates
 
 
 def build(folder: Path, config: dict[str, Any], dtype: torch.dtype) -> Opened:
@@ -182,16 +192,22 @@ def native_names(stored: Iterable[str], towers: Sequence[str]) -> dict[str, str]
 
 
 def read_tensors(
-    folder: Path, names: Mapping[str, str], allow_pickle: bool = False
+    folder: Path,
+    names: Mapping[str, str],
+    allow_pickle: bool = False,
+    dtype: torch.dtype | None = None,
 ) -> tuple[dict[str, Tensor], GateBank | None]:
-    """The weights in ``names`` under our names, and the gates. Raises ModelError."""
+    """The weights in ``names`` under our names, in ``dtype`` (None: as stored), and the gates.
+
+    Raises ModelError.
+    """
     state: dict[str, Tensor] = {}
     gates: dict[str, Tensor] = {}
     for name, tensor in tensors(folder, allow_pickle):
         if gate_key(name):
             gates[name] = tensor
         elif name in names:
-            state[names[name]] = tensor
+            state[names[name]] = tensor.to(dtype or tensor.dtype)
     return state, bank_from(gates) if gates else None
 
 

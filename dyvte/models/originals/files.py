@@ -133,8 +133,3 @@ def _unpickled(file: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ModelError(f"{file}: holds something other than named tensors")
     return state
-
-
-def cast(state: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """Weights in the type that the model will run in."""
-    return {name: tensor.to(dtype) for name, tensor in state.items()}

@@ -33,8 +33,8 @@ from dyvte.models.conversations import ConversationChat
 from dyvte.models.internvl_chat import COLUMNS, SHUFFLES, InternVLChatAdapter
 from dyvte.models.meta import on_meta
 from dyvte.models.opened import Opened, implementations, refusing
-from dyvte.models.originals.expected import check_tensors
-from dyvte.models.originals.files import cast, decoder_settings, shapes, tensors
+from dyvte.models.originals.expected import check_tensors, filled
+from dyvte.models.originals.files import decoder_settings, shapes, tensors
 from dyvte.models.originals.intern_vit import native_tensors, vision_config
 from dyvte.models.originals.reader import NativeWeights
 from dyvte.models.originals.tokenizers import read_tokenizer
@@ -74,22 +74,22 @@ def open_original(
 ) -> Opened:
     """Load the weights onto ``device``. Raises ModelError."""
     with refusing(folder):
-        weights = _read(folder, config, allow_pickle)
         tokenizer = read_tokenizer(folder)
         form = internvl_format(config.get("template"))
         chat = ConversationChat(tokenizer, form) if tokenizer is not None else None
-        model = InternVLForConditionalGeneration.from_pretrained(
-            None,
-            config=weights.config,
-            state_dict=cast(dict(weights.state), dtype),
-            dtype=dtype,
-            attn_implementation=implementations(),
-        )
+        model = _model(folder, config, dtype, allow_pickle)
         model.generation_config = generation_config(config)
-        adapter = InternVLChatAdapter(model.to(device).eval(), None, shuffle_of(config))
+        adapter = InternVLChatAdapter(model.to(device), None, shuffle_of(config))
         if chat is not None:
             adapter.eos_token_ids |= chat.stop_ids
         return Opened(adapter, folder, tokenizer, chat, tile_processor(config))
+
+
+def _model(folder: Path, config: dict[str, Any], dtype: torch.dtype, allow_pickle: bool) -> Any:
+    """On the CPU; when this returns nobody else holds a weight."""
+    weights = _read(folder, config, allow_pickle, dtype)
+    kind = InternVLForConditionalGeneration
+    return filled(kind, weights.config, weights.state, dtype, implementations())
 
 
 def build(folder: Path, config: dict[str, Any], dtype: torch.dtype) -> Opened:
@@ -137,14 +137,20 @@ def native_image_processor(config: dict[str, Any]) -> Any:
     )
 
 
-def _read(folder: Path, config: dict[str, Any], allow_pickle: bool = False) -> NativeWeights:
-    """Names and shapes of all tensors are looked at before any is read."""
+def _read(
+    folder: Path,
+    config: dict[str, Any],
+    allow_pickle: bool = False,
+    dtype: torch.dtype | None = None,
+) -> NativeWeights:
+    """In ``dtype`` (None: as stored); names and shapes are looked at before a weight is read."""
     native = native_config(config)
     empty = on_meta(InternVLForConditionalGeneration, native, torch.float32)
     rename = partial(_native_tensors, config=config, native=native)
-    check_tensors(empty, shapes(folder, allow_pickle), rename)
+    tied = native.tie_word_embeddings
+    check_tensors(empty, (shapes(folder, allow_pickle), rename), tied=tied)
     state = {
-        new: part
+        new: part.to(dtype or part.dtype)
         for name, tensor in tensors(folder, allow_pickle)
         for new, part in rename(name, tensor)
     }

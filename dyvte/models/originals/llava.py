@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ from dyvte.models.llava import LlavaAdapter
 from dyvte.models.meta import on_meta
 from dyvte.models.opened import Opened, implementations, read_config, refusing
 from dyvte.models.originals import intern_vit, internvl_llava
-from dyvte.models.originals.files import cast, decoder_settings, part_folder, shapes, tensors
+from dyvte.models.originals.expected import Rename, check_tensors, filled
+from dyvte.models.originals.files import decoder_settings, part_folder, shapes, tensors
 from dyvte.models.originals.reader import NativeWeights
 from dyvte.models.originals.tokenizers import read_tokenizer
 
@@ -63,24 +65,22 @@ def open_original(
 ) -> Opened:
     """Load the weights onto ``device``. Raises ModelError."""
     with refusing(folder):
-        native = native_config(folder, config)
-        state, gates = read_tensors(folder, config, allow_pickle)
-        model, report = LlavaForConditionalGeneration.from_pretrained(
-            None,
-            config=native,
-            state_dict=cast(state, dtype),
-            dtype=dtype,
-            attn_implementation=implementations(),
-            output_loading_info=True,
-        )
-    if report["missing_keys"] or report["unexpected_keys"]:
-        odd = ", ".join(sorted([*report["missing_keys"], *report["unexpected_keys"]])[:3])
-        raise ModelError(f"{folder}: tensors do not match a LLaVA-1.5 model ({odd}, …)")
-    model.generation_config = generation_config(config)
-    adapter = LlavaAdapter(model.to(device).eval(), gates)
-    tokenizer = read_tokenizer(folder)
-    chat = ConversationChat(tokenizer, VICUNA_V1) if tokenizer else None
-    return Opened(adapter, folder, tokenizer, chat, image_processor(folder, config))
+        tokenizer = read_tokenizer(folder)
+        chat = ConversationChat(tokenizer, VICUNA_V1) if tokenizer else None
+        process = image_processor(folder, config)
+        model, gates = _model(folder, config, dtype, allow_pickle)
+        model.generation_config = generation_config(config)
+        return Opened(LlavaAdapter(model.to(device), gates), folder, tokenizer, chat, process)
+
+
+def _model(
+    folder: Path, config: dict[str, Any], dtype: torch.dtype, allow_pickle: bool
+) -> tuple[Any, GateBank | None]:
+    """On the CPU; when this returns nobody else holds a weight."""
+    native = native_config(folder, config)
+    state, gates = read_tensors(folder, config, allow_pickle, dtype)
+    kind = LlavaForConditionalGeneration
+    return filled(kind, native, state, dtype, implementations()), gates
 
 
 def build(folder: Path, config: dict[str, Any], dtype: torch.dtype) -> Opened:
@@ -193,27 +193,42 @@ def read_tower(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_tensors(
-    folder: Path, config: dict[str, Any], allow_pickle: bool = False
+    folder: Path,
+    config: dict[str, Any],
+    allow_pickle: bool = False,
+    dtype: torch.dtype | None = None,
 ) -> tuple[dict[str, Tensor], GateBank | None]:
-    """All weights under native names, and the gates. Raises ModelError for unknown tensors."""
-    vision, tower = vision_config(folder, config), tower_folder(folder, config)
-    names = {
-        name: _native_name(name)
-        for name in shapes(folder, allow_pickle)
-        if not (gate_key(name) or name.startswith(_TOWER_INSIDE) or name.endswith(_UNUSED))
-    }
+    """All weights under native names, in ``dtype`` (None: as stored), and the gates.
+
+    Names and shapes are looked at before a weight is read. Raises ModelError.
+    """
+    native, tower = native_config(folder, config), tower_folder(folder, config)
+    parts: dict[Path, Rename] = {folder: _own, tower: partial(_tower, native.vision_config)}
+    empty = on_meta(LlavaForConditionalGeneration, native, torch.float32)
+    stored = [(shapes(part, allow_pickle), rename) for part, rename in parts.items()]
+    check_tensors(empty, *stored, tied=native.tie_word_embeddings)
     state: dict[str, Tensor] = {}
     gates: dict[str, Tensor] = {}
-    for name, tensor in tensors(folder, allow_pickle):
-        if gate_key(name):
-            gates[name] = tensor
-        elif name in names:
-            state[names[name]] = tensor
-    rename = internvl_llava.tower_tensors if vision.model_type != "clip_vision_model" else _clip
-    for name, tensor in tensors(tower, allow_pickle):
-        for stem, part in rename(name, tensor, vision):
-            state[f"model.vision_tower.{stem}"] = part
+    for part, rename in parts.items():
+        for name, tensor in tensors(part, allow_pickle):
+            if part == folder and gate_key(name):
+                gates[name] = tensor
+            for new, own in rename(name, tensor):
+                state[new] = own.to(dtype or own.dtype)
     return state, bank_from(gates) if gates else None
+
+
+def _own(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """A tensor of the checkpoint itself, but for gates and a copy of the tower."""
+    if not (gate_key(name) or name.startswith(_TOWER_INSIDE) or name.endswith(_UNUSED)):
+        yield _native_name(name), tensor
+
+
+def _tower(config: Any, name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """A tensor of the tower's folder."""
+    rename = _clip if config.model_type == "clip_vision_model" else internvl_llava.tower_tensors
+    for stem, part in rename(name, tensor, config):
+        yield f"model.vision_tower.{stem}", part
 
 
 def _clip(name: str, tensor: Tensor, config: Any) -> Iterator[tuple[str, Tensor]]:

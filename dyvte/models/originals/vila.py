@@ -11,6 +11,7 @@ line break behind each image, and its ``llama_3`` conversation.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ from dyvte.models.conversations import Conversation, ConversationChat
 from dyvte.models.images import ImageProcessor, pad_to_square, resize_to_tower
 from dyvte.models.meta import DEVICE
 from dyvte.models.opened import Opened, read_config, refusing
-from dyvte.models.originals.files import cast, decoder_settings, shapes, tensors
+from dyvte.models.originals.expected import check_tensors, filled
+from dyvte.models.originals.files import decoder_settings, shapes, tensors
 from dyvte.models.originals.tokenizers import read_tokenizer
 from dyvte.models.vila import COLUMNS, ROWS, DownsampleProjector, VilaAdapter, VilaModel
 
@@ -70,21 +72,38 @@ def open_original(
         order, why = token_order(folder, config)
         tokenizer = read_tokenizer(folder / "llm")
         process = image_processor(folder, config)
-        empty = on_meta(folder, config, order, dtype)
-        states = {
-            part: _state(folder / part, getattr(empty, part), dtype, allow_pickle) for part in PARTS
-        }
-        vision = _filled(empty.vision_tower, states["vision_tower"], dtype)
-        llm = _filled(empty.llm, states["llm"], dtype)
-        projector = empty.mm_projector
-        projector.load_state_dict(states["mm_projector"], assign=True)
-        model = VilaModel(vision, projector, llm).to(device).eval()
-        model.generation_config = GenerationConfig(eos_token_id=llm.config.eos_token_id)
         chat = ConversationChat(tokenizer, conversation(tokenizer, order)) if tokenizer else None
+        model = _model(folder, config, order, dtype, allow_pickle).to(device).eval()
+        model.generation_config = GenerationConfig(eos_token_id=model.config.eos_token_id)
         adapter = VilaAdapter(model, None, select_layer(config), _behind(tokenizer, order))
         adapter.eos_token_ids |= chat.stop_ids if chat else frozenset()
         note = f"VILA token order: {order} ({why})"
         return Opened(adapter, folder, tokenizer, chat, process, notes=(note,))
+
+
+def _model(
+    folder: Path, config: dict[str, Any], order: str, dtype: torch.dtype, allow_pickle: bool
+) -> VilaModel:
+    """On the CPU; when this returns nobody else holds a weight."""
+    empty = on_meta(folder, config, order, dtype)
+    for part in PARTS:
+        _check_tensors(folder / part, getattr(empty, part), allow_pickle)
+
+    def read(part: str) -> dict[str, Tensor]:
+        return {
+            new: own.to(dtype)
+            for name, tensor in tensors(folder / part, allow_pickle)
+            for new, own in _own(name, tensor)
+        }
+
+    def whole(part: str) -> Any:
+        module = getattr(empty, part)
+        attention = module.config._attn_implementation
+        return filled(type(module), module.config, read(part), dtype, attention)
+
+    projector = empty.mm_projector
+    projector.load_state_dict(read("mm_projector"), assign=True)
+    return VilaModel(whole("vision_tower"), projector, whole("llm"))
 
 
 def build(folder: Path, config: dict[str, Any], dtype: torch.dtype) -> Opened:
@@ -219,34 +238,18 @@ def _behind(tokenizer: Any | None, order: str) -> list[int]:
     return ids
 
 
-def _state(part: Path, module: Any, dtype: torch.dtype, allow_pickle: bool) -> dict[str, Tensor]:
-    """Weights of one part; the names are looked at first. Raises ModelError."""
-    own = set(module.state_dict())
-    names = {name: _own_name(name) for name in shapes(part, allow_pickle)}
-    odd = sorted(name for name, new in names.items() if new is not None and new not in own)
-    if odd:
-        raise ModelError(f"unknown tensor {odd[0]!r} in {part.name}/")
+def _check_tensors(part: Path, module: Any, allow_pickle: bool) -> None:
+    """Names and shapes of one part. Raises ModelError."""
     config = getattr(module, "config", None)  # the projector has none
-    tied = {"lm_head.weight"} if getattr(config, "tie_word_embeddings", False) else set()
-    missing = sorted(own - set(names.values()) - tied)
-    if missing:
-        raise ModelError(f"{part.name}/ has no tensor {missing[0]!r}")
-    found = {names[name]: tensor for name, tensor in tensors(part, allow_pickle)}
-    return cast({name: tensor for name, tensor in found.items() if name is not None}, dtype)
+    tied = bool(getattr(config, "tie_word_embeddings", False))
+    try:
+        check_tensors(module, (shapes(part, allow_pickle), _own), tied=tied)
+    except ModelError as error:
+        raise ModelError(f"{part.name}/: {error}") from error
 
 
-def _own_name(name: str) -> str | None:
-    """A tensor's name within its part as built here; None for what is not used."""
+def _own(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """A tensor under its name within its part as built here; nothing for one that is not used."""
     name = name.removeprefix(_TOWER_STEM)
-    unused = name.startswith(_HEAD) or name.endswith(("position_ids", "rotary_emb.inv_freq"))
-    return None if unused else name
-
-
-def _filled(empty: Any, state: dict[str, Tensor], dtype: torch.dtype) -> Any:
-    return type(empty).from_pretrained(
-        None,
-        config=empty.config,
-        state_dict=state,
-        dtype=dtype,
-        attn_implementation=empty.config._attn_implementation,
-    )
+    if not (name.startswith(_HEAD) or name.endswith(("position_ids", "rotary_emb.inv_freq"))):
+        yield name, tensor
