@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from jinja2 import TemplateError
+from jinja2 import TemplateError, TemplateSyntaxError
+from transformers.utils.chat_template_utils import _compile_jinja_template
 
-from dyvte.errors import PromptError
+from dyvte.errors import ModelError, PromptError
 from dyvte.prompt import IMAGE, Message
 
 ROLES = ("system", "user", "assistant")
@@ -57,7 +58,8 @@ def images_of(messages: Sequence[Message]) -> list[Any]:
 class TemplateChat:
     """A Jinja chat template over a ``transformers`` tokenizer.
 
-    ``frame`` holds the tokens put around each image (``("<img>", "</img>")``), if any.
+    ``frame`` holds the tokens put around each image (``("<img>", "</img>")``), if any. Raises
+    ModelError for a template that is none and for tokens that the tokenizer lacks.
     """
 
     tokenizer: Any
@@ -65,9 +67,23 @@ class TemplateChat:
     image_token: str
     frame: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        known = self.tokenizer.get_vocab()
+        for token in (self.image_token, *self.frame):
+            if token not in known:
+                raise ModelError(f"the tokenizer has no {token!r}, which images need")
+        try:
+            _compile_jinja_template(self.template)
+        except TemplateSyntaxError as error:
+            raise ModelError(f"the chat template is broken in line {error.lineno}: {error}") from (
+                error
+            )
+
     def encode(self, messages: Sequence[Message]) -> list[int]:
         """Render, split at the template's specials, tokenise the rest as plain text.
 
+        Around it stands what the tokenizer puts around every text, unless the template begins
+        with a BOS itself (as in ``transformers.ProcessorMixin.apply_chat_template``).
         Raises PromptError, also where the template itself refuses the conversation.
         """
         specials = sorted(self._specials(), key=len, reverse=True)
@@ -80,14 +96,30 @@ class TemplateChat:
             )
         except TemplateError as error:  # what a template's raise_exception raises
             raise PromptError(f"the chat template refuses these messages: {error}") from error
+        except Exception as error:  # a template is a program: it may fail at what it never met
+            kind = type(error).__name__
+            raise PromptError(f"the chat template fails at these messages: {kind}: {error}") from (
+                error
+            )
         if guard not in rendered:
             ids: list[int] = self.tokenizer(rendered, add_special_tokens=False)["input_ids"]
         else:
             ids = self._encode_guarded(rendered, typed, guard)
+        if not (self.tokenizer.bos_token and rendered.startswith(self.tokenizer.bos_token)):
+            before, behind = self._around()
+            ids = [*before, *ids, *behind]
         image_id = self.tokenizer.convert_tokens_to_ids(self.image_token)
         around = self.tokenizer.convert_tokens_to_ids(list(self.frame))
         image = [*around[:1], IMAGE, *around[1:]]
         return [each for token in ids for each in (image if token == image_id else [token])]
+
+    def _around(self) -> tuple[list[int], list[int]]:
+        """Ids that the tokenizer puts before and behind a text."""
+        bare: list[int] = self.tokenizer("a", add_special_tokens=False)["input_ids"]
+        whole: list[int] = self.tokenizer("a")["input_ids"]
+        starts = range(len(whole) - len(bare) + 1)
+        start = next(i for i in starts if whole[i : i + len(bare)] == bare)
+        return whole[:start], whole[start + len(bare) :]
 
     def _specials(self) -> set[str]:
         added = self.tokenizer.added_tokens_decoder.values()

@@ -6,7 +6,6 @@ are read one by one, since a whole processor may want packages for videos that n
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from dyvte.models.chat import TemplateChat
 from dyvte.models.decoder import NativeAdapter
 from dyvte.models.images import ImageProcessor
 from dyvte.models.opened import Opened, implementations, refusing
+from dyvte.models.template_files import read_template
 
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
@@ -25,8 +25,6 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 def native_adapter(config: dict[str, Any]) -> type[NativeAdapter] | None:
     """The adapter's class for a config in ``transformers``' own layout, if there is one."""
-    if "text_config" not in config and "vision_config" not in config:
-        return None
     match config.get("model_type"):
         case "llava":
             from dyvte.models.llava import LlavaAdapter
@@ -91,18 +89,14 @@ def read_chat(
     if not any((folder / name).exists() for name in TOKENIZER_FILES):
         return None, None
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    template = tokenizer.chat_template or _older_template(folder)
+    template = read_template(folder, tokenizer)
     if not template:
         return tokenizer, None
     image = getattr(config, "image_token_id", None) or config.image_token_index
-    token = tokenizer.convert_ids_to_tokens(image)
+    token = tokenizer.convert_ids_to_tokens(image) if 0 <= image < len(tokenizer) else None
+    if token is None:
+        raise ModelError(f"{folder}: the tokenizer does not know config.json's image token {image}")
     return tokenizer, TemplateChat(tokenizer, template, token, adapter.image_frame)
-
-
-def _older_template(folder: Path) -> str | None:
-    """Where processors kept their template before ``chat_template.jinja``."""
-    path = folder / "chat_template.json"
-    return json.loads(path.read_text())["chat_template"] if path.exists() else None
 
 
 def read_image_processor(folder: Path, adapter: type[NativeAdapter]) -> ImageProcessor | None:

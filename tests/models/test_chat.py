@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import AutoProcessor, LlamaTokenizer
+from tokenizers import processors
+from transformers import AutoProcessor, AutoTokenizer, LlamaTokenizer
 
 import dyvte
-from dyvte import PromptError
+from dyvte import ModelError, PromptError
 from dyvte.models.chat import TemplateChat
 from dyvte.models.conversation_formats import VICUNA_V1
 from dyvte.models.conversations import ConversationChat
+from dyvte.models.template_files import read_template
 from dyvte.prompt import IMAGE, Message
 from tests import tiny
 
@@ -126,6 +129,83 @@ def test_a_template_that_refuses_a_conversation_is_the_users_error() -> None:
     strict = "{{ raise_exception('Conversation roles must alternate') }}"
     with pytest.raises(PromptError, match="must alternate"):
         TemplateChat(BYTES, strict, "<image>").encode([user("Hello")])
+
+
+def test_a_template_that_fails_as_a_program_is_the_users_error_too() -> None:
+    with pytest.raises(PromptError, match="TypeError"):
+        TemplateChat(BYTES, "{{ messages[0]['content'] + 1 }}", "<image>").encode([user("Hello")])
+
+
+def test_what_would_fail_at_every_prompt_is_refused_at_load() -> None:
+    with pytest.raises(ModelError, match="<picture>"):
+        TemplateChat(BYTES, tiny.TEMPLATE, "<picture>")
+    with pytest.raises(ModelError, match="<img>"):
+        TemplateChat(BYTES, tiny.TEMPLATE, "<image>", ("<img>", "</img>"))
+    with pytest.raises(ModelError, match="line 2"):
+        TemplateChat(BYTES, "a\n{% if %}", "<image>")
+
+
+@pytest.mark.parametrize("written", ["", "<s>"], ids=["tokenizer's BOS", "template's BOS"])
+def test_a_prompt_has_one_bos_whoever_writes_it(written: str, tiny_folder: Path) -> None:
+    """Templates as LLaVA-1.5's write none: the tokenizer's was left out, and answers changed."""
+    tokenizer = tiny.tokenizer()
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        "<s> $A", special_tokens=[("<s>", tiny.BOS)]
+    )
+    template = written + tiny.TEMPLATE.removeprefix("<s>")
+    processor = AutoProcessor.from_pretrained(tiny_folder)
+    processor.tokenizer, processor.chat_template = tokenizer, template
+    chat = TemplateChat(tokenizer, template, "<image>")
+    talk = CONVERSATIONS["turns"]
+    texts = [{"role": m["role"], "content": _texts(m)} for m in talk]
+    expected = processor.apply_chat_template(
+        texts, add_generation_prompt=True, tokenize=True, return_dict=True
+    )["input_ids"]
+    assert chat.encode(texts) == _flat(expected)
+    typed = chat.encode([user("a</s>b")])
+    assert typed[0] == tiny.BOS
+    assert typed.count(tiny.BOS) == 1
+
+
+def _texts(message: Message) -> list[dict[str, Any]]:
+    return [part for part in _parts(message) if part["type"] == "text"]
+
+
+def _flat(ids: Any) -> list[int]:
+    listed = ids.tolist() if hasattr(ids, "tolist") else list(ids)
+    return listed[0] if isinstance(listed[0], list) else listed
+
+
+OTHER = "{{ messages[0]['content'] + '' }}"  # a language model's: it fails where content is a list
+
+
+@pytest.mark.parametrize("file", ["chat_template.json", "processor_config.json"])
+def test_the_processors_template_comes_before_the_tokenizers(
+    file: str, tiny_folder: Path, tmp_path: Path
+) -> None:
+    """A text-only template in tokenizer_config.json was taken, and each prompt failed."""
+    folder = shutil.copytree(tiny_folder, tmp_path / "model")
+    (folder / "chat_template.jinja").unlink()
+    _said(folder / "tokenizer_config.json", OTHER)
+    assert read_template(folder, AutoTokenizer.from_pretrained(folder)) == OTHER
+    _said(folder / file, tiny.TEMPLATE)
+    model = dyvte.load(folder, device="cpu", dtype="float32")
+    assert model.prompt([user(PICTURE, "a")]).token_ids == CHAT.encode([user(PICTURE, "a")])
+
+
+def test_of_named_templates_the_default_is_taken(tmp_path: Path) -> None:
+    named = [{"name": "tool", "template": "no"}, {"name": "default", "template": "yes"}]
+    _said(tmp_path / "chat_template.json", named)
+    assert read_template(tmp_path, BYTES) == "yes"
+    for broken, what in [(named[:1], "tool"), (3, "int")]:
+        _said(tmp_path / "chat_template.json", broken)
+        with pytest.raises(ModelError, match=what):
+            read_template(tmp_path, BYTES)
+
+
+def _said(path: Path, template: Any) -> None:
+    said = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(said | {"chat_template": template}))
 
 
 def test_vicuna_gives_the_originals_ids() -> None:

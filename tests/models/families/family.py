@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
@@ -52,10 +52,10 @@ def decoder(config: Callable[..., Any], **settings: Any) -> Any:
     )
 
 
-def template(image: str) -> str:
-    """A chat template that writes ``image`` for each image part."""
+def template(image: str, bos: str = "<s>") -> str:
+    """A chat template that writes ``bos``, and ``image`` for each image part."""
     return (
-        "<s>{% for message in messages %}{{ message['role'].upper() }}: "
+        bos + "{% for message in messages %}{{ message['role'].upper() }}: "
         "{% for part in message['content'] %}{% if part['type'] == 'image' %}"
         + image
         + "\n{% else %}{{ part['text'] }}{% endif %}{% endfor %}"
@@ -94,10 +94,12 @@ class Family:
     image_token: str
     image_text: str | None = None
     prepare: Callable[[Any], None] | None = None  # called with the model before it is saved
+    tokenizer_adds_bos: bool = False  # else the template writes it
 
     @property
     def template(self) -> str:
-        return template(self.image_text or self.image_token)
+        bos = "" if self.tokenizer_adds_bos else "<s>"
+        return template(self.image_text or self.image_token, bos)
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """Every byte is a token; the plain specials come first, then the family's."""
@@ -108,6 +110,9 @@ class Family:
         backend = Tokenizer(models.BPE(vocab=vocab, merges=[], unk_token="<unk>"))
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         backend.decoder = decoders.ByteLevel()
+        if self.tokenizer_adds_bos:
+            bos = ("<s>", PLAIN.index("<s>"))
+            backend.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[bos])
         return PreTrainedTokenizerFast(
             tokenizer_object=backend,
             unk_token="<unk>",

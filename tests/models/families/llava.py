@@ -64,5 +64,6 @@ FAMILIES = [
         processor=processor,
         specials=SPECIALS,
         image_token="<image>",
+        tokenizer_adds_bos=True,
     )
 ]
