@@ -17,6 +17,8 @@ from io import BytesIO
 
 from PIL import Image, ImageOps
 
+from dyvte.pictures import rgb
+
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 ORIENTATION = 0x0112
 LOW_DETAIL = (512, 512)  # OpenAI's "low": a version of at most 512 × 512
@@ -101,7 +103,7 @@ def decode_image(data: bytes, limits: ImageLimits, detail: str = "auto") -> Imag
         with Image.open(BytesIO(data), formats=FORMATS) as opened:
             limits.take(*opened.size)
             opened.load()
-            picture = _rgb(_upright(opened))
+            picture = rgb(_upright(opened))
     except ImageError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -122,17 +124,3 @@ def _upright(image: Image.Image) -> Image.Image:
     except Exception:
         return image
     return ImageOps.exif_transpose(image) if turned else image
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    """RGB over white; 16-bit greys keep their high byte instead of being clipped."""
-    if image.mode == "RGB":
-        return image
-    if image.mode in ("I", "I;16", "I;16L", "I;16B", "F"):
-        return image.convert("F").point(lambda v: v / 257).convert("L").convert("RGB")
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        white = Image.new("RGB", layer.size, "white")
-        white.paste(layer, mask=layer.getchannel("A"))
-        return white
-    return image.convert("RGB")

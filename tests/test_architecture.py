@@ -31,6 +31,7 @@ TORCH = {"torch", "transformers", "safetensors"}
 WITHOUT_TORCH = (
     "dyvte.errors",
     "dyvte.params",
+    "dyvte.pictures",
     "dyvte.prompt",
     "dyvte.flops",
     "dyvte.pages",

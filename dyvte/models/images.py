@@ -9,6 +9,12 @@ from typing import Any
 from PIL import Image
 
 from dyvte.errors import PromptError
+from dyvte.pictures import rgb
+
+MAX_RATIO = 200
+"""Longest by shortest side, as Qwen-VL's own image processor has it."""
+MAX_SQUARE = 4096
+"""Side in pixels of the largest square that a picture is laid on; towers see far fewer."""
 
 ProcessImages = Callable[[Sequence[Image.Image]], dict[str, Any]]
 """Pictures → what the family's ``encode_images`` takes, images in order."""
@@ -28,27 +34,48 @@ class ImageProcessor:
     def __call__(self, images: Sequence[Image.Image]) -> dict[str, Any]:
         """What the processor returns, e.g. ``{"pixel_values": [images, 3, H, W]}`` (float32).
 
-        Raises PromptError where it refuses a picture (Qwen-VL's: one 200 times as long as wide).
+        Raises PromptError where it refuses a picture, and for one of an extreme shape.
         """
-        rgb = [image.convert("RGB") for image in images]
+        pictures = [readable(image) for image in images]
         if self.before is not None:
-            rgb = [self.before(image, self.processor) for image in rgb]
+            pictures = [self.before(image, self.processor) for image in pictures]
         try:
             # A list of one prompt's list: OneVision treats several images of a prompt otherwise.
-            return dict(self.processor(images=[rgb], return_tensors="pt", **self.settings))
+            return dict(self.processor(images=[pictures], return_tensors="pt", **self.settings))
         except ValueError as error:
             raise PromptError(f"the model's image processor refuses a picture: {error}") from error
 
 
-def pad_to_square(image: Image.Image, processor: Any) -> Image.Image:
-    """LLaVA-1.5's ``image_aspect_ratio: pad``: centred on the mean colour."""
+def readable(image: Image.Image) -> Image.Image:
+    """The picture in RGB. Raises PromptError for one of an extreme shape or without pixels.
+
+    Resized to a side of its own, or laid on a square, a few bytes of it would fill the memory.
+    """
+    longest, shortest = max(image.size), min(image.size)
+    if shortest < 1 or longest > MAX_RATIO * shortest:
+        raise PromptError(
+            f"an image has {image.width} × {image.height} pixels; one side may be at most "
+            f"{MAX_RATIO} times the other"
+        )
+    return rgb(image)
+
+
+def on_square(image: Image.Image, colour: tuple[int, ...]) -> Image.Image:
+    """Centred on a square of ``colour``; what is longer than ``MAX_SQUARE`` is shrunk to it."""
     if image.width == image.height:
         return image
     side = max(image.size)
-    colour = tuple(int(255 * mean) for mean in processor.image_mean)
+    if side > MAX_SQUARE:
+        width, height = (max(1, round(each * MAX_SQUARE / side)) for each in image.size)
+        image, side = image.resize((width, height), Image.Resampling.BICUBIC), MAX_SQUARE
     square = Image.new("RGB", (side, side), colour)
     square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
     return square
+
+
+def pad_to_square(image: Image.Image, processor: Any) -> Image.Image:
+    """LLaVA-1.5's ``image_aspect_ratio: pad``: centred on the mean colour."""
+    return on_square(image, tuple(int(255 * mean) for mean in processor.image_mean))
 
 
 def resize_to_tower(image: Image.Image, processor: Any) -> Image.Image:

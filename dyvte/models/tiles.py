@@ -13,6 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from dyvte.models.images import on_square, readable
+
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """ImageNet's, of RGB in 0..1."""
 
@@ -62,17 +64,21 @@ class TileProcessor:
     pad: bool = False
 
     def __call__(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
-        """``pixel_values [tiles, 3, side, side]`` (float32) and ``num_tiles [images]``."""
-        tiles = [list(self._tiles(image.convert("RGB"))) for image in images]
+        """``pixel_values [tiles, 3, side, side]`` (float32) and ``num_tiles [images]``.
+
+        Raises PromptError for a picture of an extreme shape.
+        """
+        tiles = [list(self._tiles(readable(image))) for image in images]
         pixels = [_pixels(tile) for each in tiles for tile in each]
+        none = torch.empty(0, 3, self.side, self.side)
         return {
-            "pixel_values": torch.stack(pixels),
+            "pixel_values": torch.stack(pixels) if pixels else none,
             "num_tiles": torch.tensor([len(each) for each in tiles], dtype=torch.int64),
         }
 
     def _tiles(self, image: Image.Image) -> Iterator[Image.Image]:
         if self.pad:
-            image = _padded(image)
+            image = on_square(image, tuple(int(255 * mean) for mean in MEAN))
         if not self.dynamic:
             yield self._resized(image, 1, 1)
             return
@@ -95,10 +101,3 @@ def _pixels(tile: Image.Image) -> Tensor:
     scaled = data.view(tile.height, tile.width, 3).permute(2, 0, 1).float() / 255
     mean, std = torch.tensor(MEAN), torch.tensor(STD)
     return (scaled - mean[:, None, None]) / std[:, None, None]
-
-
-def _padded(image: Image.Image) -> Image.Image:
-    side = max(image.size)
-    square = Image.new("RGB", (side, side), tuple(int(255 * mean) for mean in MEAN))
-    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
-    return square

@@ -6,6 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
+from dyvte import PromptError
+from dyvte.models.images import MAX_SQUARE, on_square
 from dyvte.models.tiles import MEAN, STD, TileProcessor, closest_grid, grids
 from tests.models.families.family import picture
 
@@ -74,3 +76,28 @@ def test_a_thumbnail_follows_more_than_one_tile(
     out = TileProcessor(SIDE, **settings)(images)
     assert out["num_tiles"].tolist() == tiles
     assert out["pixel_values"].shape == (sum(tiles), 3, SIDE, SIDE)
+
+
+def test_no_pictures_make_no_tiles() -> None:
+    found = TileProcessor(SIDE)([])
+    assert found["pixel_values"].shape == (0, 3, SIDE, SIDE)
+    assert found["num_tiles"].tolist() == []
+
+
+def test_a_picture_of_an_extreme_shape_is_refused_before_it_grows() -> None:
+    """A few bytes of PNG, 1 × 100000, were laid on a square of 30 GB."""
+    with pytest.raises(PromptError, match="200 times"):
+        TileProcessor(SIDE, pad=True)([Image.new("RGB", (1, 201))])
+    found = TileProcessor(SIDE, pad=True, dynamic=False)([Image.new("RGB", (1, 200))])
+    assert len(found["pixel_values"]) == 1
+    assert on_square(Image.new("RGB", (100, 2 * MAX_SQUARE)), (0, 0, 0)).size == (MAX_SQUARE,) * 2
+
+
+def test_alpha_and_deep_greys_are_read_as_over_http() -> None:
+    """Transparent red was red here and white over HTTP."""
+    clear = Image.new("RGBA", (SIDE, SIDE), (255, 0, 0, 0))
+    white = Image.new("RGB", (SIDE, SIDE), "white")
+    deep, grey = Image.new("I;16", (SIDE, SIDE), 0x8080), Image.new("L", (SIDE, SIDE), 128)
+    process = TileProcessor(SIDE)
+    for one, other in ((clear, white), (deep, grey)):
+        assert torch.equal(process([one])["pixel_values"], process([other])["pixel_values"])
