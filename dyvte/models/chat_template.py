@@ -3,8 +3,8 @@
 Rendered and tokenised as a whole, it gives the ids that ``ConversationChat`` gives piece by piece.
 Two things have to be said in it for that. Pieces of the original are tokenised alone, so that each
 begins with the tokenizer's prefix space, while text behind a special token may get none: where it
-does not, the template writes the space. And turns with text between two images keep their order,
-all others put images first.
+does not, the template writes the space. And turns with text between images or an image between
+texts keep their order, all others put images first.
 """
 
 from __future__ import annotations
@@ -29,15 +29,12 @@ _MACROS = """\
 {%- endmacro -%}
 {%- macro shown(parts) -%}
 {%- if parts is string -%}{{ parts }}{%- else -%}
-{%- set seen = namespace(image=false, text=false, woven=false) -%}
+{%- set seen = namespace(kinds='') -%}
 {%- for part in parts -%}
-{%- if part['type'] == 'image' -%}
-{%- if seen.text -%}{%- set seen.woven = true -%}{%- endif -%}
-{%- set seen.image = true -%}
-{%- elif seen.image -%}{%- set seen.text = true -%}
-{%- endif -%}
+{%- set seen.kinds = seen.kinds ~ ('i' if part['type'] == 'image' else 't') -%}
 {%- endfor -%}
-{%- for kind in (['any'] if seen.woven else ['image', 'text']) -%}
+{%- set woven = 'it' in seen.kinds and 'ti' in seen.kinds -%}
+{%- for kind in (['any'] if woven else ['image', 'text']) -%}
 {%- for part in parts if kind in ['any', part['type']] -%}
 {{ IMAGE if part['type'] == 'image' else part['text'] }}
 {%- endfor -%}

@@ -154,10 +154,10 @@ class ConversationChat:
 def _ordered(parts: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Images first, as the original code does unless told a place; woven turns keep their order.
 
-    Woven is a turn with text between two of its images.
+    Woven is a turn with text between images, or with an image between texts.
     """
     kinds = "".join("i" if part["type"] == "image" else "t" for part in parts)
-    if re.search("it+i", kinds):
+    if "it" in kinds and "ti" in kinds:
         return list(parts)
     return sorted(parts, key=lambda part: part["type"] != "image")
 

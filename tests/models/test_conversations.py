@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from dyvte.models.conversation_formats import (
     internvl_format,
 )
 from dyvte.models.conversations import Conversation, ConversationChat
+from dyvte.models.originals.tokenizers import read_tokenizer
 from dyvte.prompt import IMAGE
 from tests import tiny
 from tests.models.families.family import picture, says
@@ -137,6 +140,12 @@ def test_images_come_first_unless_text_is_woven_between_them() -> None:
     assert "user\na<image>\nb<image>\nc<" in spelled(form, [woven])
 
 
+def test_an_image_between_texts_stays_there() -> None:
+    """It came first, and the two texts ran into one word: "leftright"."""
+    between = says("user", "left", PICTURE, "right")
+    assert "USER: left<image>\nright ASSISTANT" in spelled(VICUNA_V1, [between])
+
+
 def test_text_behind_an_answer_is_tokenised_as_in_the_whole_prompt() -> None:
     """Piece by piece, text behind "</s>" began with a space that the original's has not."""
     tiny_llama = LlamaTokenizer.from_pretrained(LLAVA / "checkpoint")
@@ -152,6 +161,25 @@ def test_answers_stop_where_the_format_says(name: str, stops: list[str] | None) 
     assert chat.stop_ids == set(BYTES.convert_tokens_to_ids(expected))
     unknowing = ConversationChat(tiny.tokenizer(), LLAMA_3)
     assert unknowing.stop_ids == frozenset()
+
+
+@pytest.mark.parametrize("said", [None, True, False])
+def test_an_original_tokenizer_begins_with_bos_unless_told_otherwise(
+    said: bool | None, tmp_path: Path
+) -> None:
+    """Without ``add_bos_token`` in its settings, prompts went out without their BOS."""
+    for file in ("tokenizer.model", "special_tokens_map.json", "tokenizer_config.json"):
+        shutil.copy(LLAVA / "checkpoint" / file, tmp_path)
+    path = tmp_path / "tokenizer_config.json"
+    settings = json.loads(path.read_text())
+    del settings["add_bos_token"]
+    path.write_text(json.dumps(settings if said is None else settings | {"add_bos_token": said}))
+    found = read_tokenizer(tmp_path)
+    assert found is not None
+    begins = found("a")["input_ids"][0] == found.bos_token_id
+    assert begins is (said is not False)
+    ids = ConversationChat(found, VICUNA_V1).encode([says("user", "x")])
+    assert ids.count(found.bos_token_id) == begins
 
 
 def test_a_tokenizer_without_the_frame_and_an_unknown_format_are_refused() -> None:

@@ -20,7 +20,12 @@ def read_tokenizer(folder: Path) -> Any | None:
     said = json.loads(path.read_text()) if path.exists() else {}
     name = str(said.get("tokenizer_class", "LlamaTokenizer")).removesuffix("Fast")
     if (folder / "tokenizer.model").exists() and name in _SENTENCEPIECE:
-        return LlamaTokenizer.from_pretrained(folder, add_prefix_space=_adds_space(folder))
+        return LlamaTokenizer.from_pretrained(
+            folder,
+            add_prefix_space=_adds_space(folder),
+            # What the classes of the original code do unless told otherwise; ours adds none.
+            add_bos_token=said.get("add_bos_token", True),
+        )
     if (folder / "tokenizer.json").exists():
         return PreTrainedTokenizerFast.from_pretrained(folder)
     if (folder / "vocab.json").exists() and name in _BYTES:
