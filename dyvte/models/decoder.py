@@ -19,6 +19,7 @@ from dyvte.exits.gate import GateBank
 from dyvte.flops import DecoderShape
 from dyvte.models.adapter import ModelAdapter
 from dyvte.models.projection import last_query_and_keys
+from dyvte.models.towers import check_levels
 
 
 class DecoderAdapter(ModelAdapter):
@@ -101,6 +102,9 @@ class NativeAdapter(DecoderAdapter):
 
     def __init__(self, model: Any, gates: GateBank | None = None) -> None:
         super().__init__(model, model.model.language_model, model.lm_head, gates)
+        levels = getattr(model.config, "vision_feature_layer", None)
+        if levels is not None:
+            check_levels(self.family, levels, model.config.vision_config.num_hidden_layers)
 
 
 def decoder_shape(text: Any) -> DecoderShape:

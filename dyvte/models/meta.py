@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
+from dyvte.exits.files import gates_inside
 from dyvte.models.decoder import NativeAdapter
 from dyvte.models.native import read_image_processor
 from dyvte.models.opened import Opened, implementations, refusing
@@ -37,4 +38,5 @@ def build_native(folder: Path, adapter: type[NativeAdapter], dtype: torch.dtype)
         model = on_meta(adapter.native, config, dtype)
         if (folder / "generation_config.json").exists():
             model.generation_config = GenerationConfig.from_pretrained(folder)
-        return Opened(adapter(model), folder, None, None, read_image_processor(folder, adapter))
+        opened = adapter(model, gates_inside(folder))
+        return Opened(opened, folder, None, None, read_image_processor(folder, adapter))

@@ -13,10 +13,13 @@ import torch
 from transformers import AutoImageProcessor, AutoTokenizer
 
 from dyvte.errors import ModelError
+from dyvte.exits.files import gates_inside
 from dyvte.models.chat import TemplateChat
 from dyvte.models.decoder import NativeAdapter
 from dyvte.models.images import ImageProcessor
-from dyvte.models.opened import Opened, implementations, refusing
+from dyvte.models.native_weights import check_names, check_shapes
+from dyvte.models.opened import Opened, check_settings, implementations, refusing
+from dyvte.models.originals.files import shapes
 from dyvte.models.template_files import read_template
 
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
@@ -65,7 +68,13 @@ def open_native(
     allow_pickle: bool = False,
 ) -> Opened:
     """Load the weights and what else the folder has. Raises ModelError."""
+    from dyvte.models.meta import build_native  # it reads image processors through this file
+
     with refusing(folder):
+        stored = shapes(folder, allow_pickle)
+        empty: Any = build_native(folder, adapter, dtype).adapter
+        check_shapes(stored, empty.model)
+        gates = gates_inside(folder)
         model, report = adapter.native.from_pretrained(
             folder,
             dtype=dtype,
@@ -73,11 +82,8 @@ def open_native(
             use_safetensors=None if allow_pickle else True,  # None: pickled ones where alone
             output_loading_info=True,
         )
-    if report["missing_keys"]:
-        missing = ", ".join(sorted(report["missing_keys"])[:3])
-        raise ModelError(f"{folder}: weights are missing ({missing}, …)")
-    with refusing(folder):
-        opened = adapter(model.to(device).eval())
+        check_names(report["missing_keys"], report["unexpected_keys"], gates is not None)
+        opened = adapter(model.to(device).eval(), gates)
         tokenizer, chat = read_chat(folder, adapter, model.config)
         return Opened(opened, folder, tokenizer, chat, read_image_processor(folder, adapter))
 
@@ -101,7 +107,10 @@ def read_chat(
 
 def read_image_processor(folder: Path, adapter: type[NativeAdapter]) -> ImageProcessor | None:
     """The family's own image processor (the one on PIL), if the folder has its settings."""
-    if not any((folder / name).exists() for name in PROCESSOR_FILES):
+    files = [folder / name for name in PROCESSOR_FILES if (folder / name).exists()]
+    if not files:
         return None
+    for file in files:
+        check_settings(file)
     processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
     return ImageProcessor(processor, settings=adapter.image_settings)

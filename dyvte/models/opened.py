@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
@@ -78,9 +80,34 @@ def refusing(folder: Path) -> Iterator[None]:
         named = str(error).startswith(str(folder))
         raise error if named else ModelError(f"{folder}: {error}") from error
     except KeyError as error:
-        raise ModelError(f"{folder}: config.json has no {error}") from error
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        found = "has no {}" if _is_ours(error) else "says {}, which transformers does not know"
+        raise ModelError(f"{folder}: config.json {found.format(error)}") from error
+    except StrictDataclassError as error:
+        said = str(error).splitlines()[-1].strip()
+        raise ModelError(f"{folder}: config.json: {said.partition(': ')[2] or said}") from error
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         raise ModelError(f"{folder}: {_first_line(error)}") from error
+    except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
+        raise ModelError(
+            f"{folder}: its settings are not those of a model "
+            f"({type(error).__name__}: {_first_line(error)})"
+        ) from error
+
+
+def check_settings(file: Path) -> None:
+    """Raise ModelError for a file of settings that says nothing: defaults would stand in."""
+    try:
+        said = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{file.parent}: {file.name} is not valid JSON") from error
+    if not isinstance(said, dict) or not said:
+        raise ModelError(f"{file.parent}: {file.name} holds no settings")
+
+
+def _is_ours(error: BaseException) -> bool:
+    """True where this package looked for a key, and not a library of ours."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).startswith("dyvte.")
 
 
 def _first_line(error: BaseException) -> str:

@@ -16,7 +16,8 @@ from dyvte.errors import ModelError, OptionError
 from dyvte.models.decoder import NativeAdapter
 from dyvte.models.meta import build_native
 from dyvte.models.native import native_adapter, open_native
-from dyvte.models.opened import Opened, ReadOptions, quiet, read_config
+from dyvte.models.native_weights import check_parts
+from dyvte.models.opened import Opened, ReadOptions, quiet, read_config, refusing
 from dyvte.models.originals import eagle as original_eagle
 from dyvte.models.originals import internvl as original_internvl
 from dyvte.models.originals import llava as original_llava
@@ -120,6 +121,8 @@ def layout_of(config: dict[str, Any]) -> str:
 def _native(folder: Path, config: dict[str, Any]) -> type[NativeAdapter]:
     adapter = native_adapter(config)
     if adapter is not None:
+        with refusing(folder):
+            check_parts(config)
         return adapter
     found = f"model_type {config.get('model_type')!r}, architectures {config.get('architectures')}"
     raise ModelError(f"{folder}: {found} is not supported; supported: {'; '.join(SUPPORTED)}")

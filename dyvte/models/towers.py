@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from dyvte.errors import ModelError
@@ -27,6 +28,16 @@ def check_tower(family: str, config: Any, known: tuple[str, ...]) -> None:
             f"{family}: vision_feature_select_strategy {strategy!r} does not fit a {kind} "
             f"(its rows make a square with {fitting!r})"
         )
+
+
+def check_levels(family: str, levels: int | Sequence[int], layers: int) -> None:
+    """Refuse a selected hidden state that a tower of ``layers`` has not. Raises ModelError."""
+    for level in [levels] if isinstance(levels, int) else levels:
+        if not -layers - 1 <= level <= layers:
+            raise ModelError(
+                f"{family}: the vision tower has {layers} layers, and layer {level} of it is "
+                f"selected ({-layers - 1} to {layers} are there)"
+            )
 
 
 def vision_shape(config: Any, projector_rows: int) -> VisionShape:

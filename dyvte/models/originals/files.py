@@ -20,16 +20,31 @@ _DECODER_KEYS = (
     "num_key_value_heads hidden_act max_position_embeddings rms_norm_eps rope_theta rope_scaling "
     "attention_bias mlp_bias bos_token_id eos_token_id pad_token_id tie_word_embeddings head_dim"
 ).split()
+_COUNTS = _DECODER_KEYS[:6]
+_POINTER = b"version https://git-lfs"
 
 
 def decoder_settings(config: dict[str, Any]) -> dict[str, Any]:
-    """The decoder's part of an older config, with RoPE in today's words."""
+    """The decoder's part of an older config, with RoPE in today's words. Raises ModelError."""
     text = {key: config[key] for key in _DECODER_KEYS if config.get(key) is not None}
+    for key in _COUNTS:
+        if type(text.get(key, 1)) is not int or text.get(key, 1) < 1:
+            raise ModelError(f"config.json: {key} {text[key]!r} is not a number above 0")
     scaling = text.pop("rope_scaling", None) or {}
+    newer = config.get("rope_parameters") or {}  # what transformers 5 writes in their place
+    for key, said in (("rope_scaling", scaling), ("rope_parameters", newer)):
+        if not isinstance(said, dict):
+            raise ModelError(f"config.json: {key} {said!r} is not an object")
     theta = text.pop("rope_theta", 10000.0)
     renamed = {("rope_type" if key == "type" else key): value for key, value in scaling.items()}
-    text["rope_parameters"] = {"rope_type": "default", "rope_theta": theta, **renamed}
+    text["rope_parameters"] = {"rope_type": "default", "rope_theta": theta, **renamed, **newer}
     return text
+
+
+def architecture(config: dict[str, Any]) -> str | None:
+    """The class that a config was saved from: the first of ``architectures``, or a bare name."""
+    said = config.get("architectures") or [None]
+    return said if isinstance(said, str) else said[0]
 
 
 def part_folder(folder: Path, name: str, key: str) -> Path:
@@ -121,6 +136,9 @@ def _opened(file: Path) -> Iterator[Any]:
         with safe_open(file, framework="pt") as opened:
             yield opened
     except SafetensorError as error:
+        with file.open("rb") as start:
+            if start.read(len(_POINTER)) == _POINTER:
+                raise ModelError(f"{file}: a git-lfs pointer; run: git lfs pull") from error
         raise ModelError(f"{file}: not a whole safetensors file ({error})") from error
 
 

@@ -34,7 +34,7 @@ from dyvte.models.internvl_chat import COLUMNS, SHUFFLES, InternVLChatAdapter
 from dyvte.models.meta import on_meta
 from dyvte.models.opened import Opened, implementations, refusing
 from dyvte.models.originals.expected import check_tensors, filled
-from dyvte.models.originals.files import decoder_settings, shapes, tensors
+from dyvte.models.originals.files import architecture, decoder_settings, shapes, tensors
 from dyvte.models.originals.intern_vit import native_tensors, vision_config
 from dyvte.models.originals.reader import NativeWeights
 from dyvte.models.originals.tokenizers import read_tokenizer
@@ -77,12 +77,13 @@ def open_original(
         tokenizer = read_tokenizer(folder)
         form = internvl_format(config.get("template"))
         chat = ConversationChat(tokenizer, form) if tokenizer is not None else None
+        process = tile_processor(config)
         model = _model(folder, config, dtype, allow_pickle)
         model.generation_config = generation_config(config)
         adapter = InternVLChatAdapter(model.to(device), None, shuffle_of(config))
         if chat is not None:
             adapter.eos_token_ids |= chat.stop_ids
-        return Opened(adapter, folder, tokenizer, chat, tile_processor(config))
+        return Opened(adapter, folder, tokenizer, chat, process)
 
 
 def _model(folder: Path, config: dict[str, Any], dtype: torch.dtype, allow_pickle: bool) -> Any:
@@ -161,13 +162,19 @@ def native_config(config: dict[str, Any]) -> InternVLConfig:
     """The same model in ``transformers``' words. Raises ModelError for what it cannot say."""
     internvl_format(config.get("template"))
     shuffle_of(config)
+    for key in ("llm_config", "vision_config"):
+        if not isinstance(config[key], dict):
+            raise ModelError(f"config.json: {key} {config[key]!r} is not an object")
+    ratio = config.get("downsample_ratio", 0.5)
+    if not isinstance(ratio, (int, float)) or ratio <= 0 or (1 / ratio) % 1:
+        raise ModelError(f"downsample_ratio {ratio!r} is not 1 over a whole number")
     text = text_config(config["llm_config"])
     side = config.get("force_image_size")
     return InternVLConfig(
         vision_config=vision_config(config["vision_config"], side),
         text_config=text,
         image_token_id=text.vocab_size - 1,  # never looked up: rows are laid in by span
-        downsample_ratio=config.get("downsample_ratio", 0.5),
+        downsample_ratio=ratio,
         vision_feature_layer=config.get("select_layer", -1),
         vision_feature_select_strategy="default",
         tie_word_embeddings=bool(config["llm_config"].get("tie_word_embeddings", False)),
@@ -176,7 +183,7 @@ def native_config(config: dict[str, Any]) -> InternVLConfig:
 
 def text_config(llm: dict[str, Any]) -> PreTrainedConfig:
     """The decoder's config. Raises ModelError for a decoder that is not supported."""
-    [name, *_] = llm.get("architectures") or [None]
+    name = architecture(llm)
     if name not in DECODERS:
         raise ModelError(f"llm_config of {name!r} is not supported ({', '.join(DECODERS)} are)")
     settings = decoder_settings(llm)
@@ -202,12 +209,17 @@ def generation_config(config: dict[str, Any]) -> GenerationConfig:
 
 
 def tile_processor(config: dict[str, Any]) -> TileProcessor:
-    """How pictures become tiles."""
+    """How pictures become tiles. Raises ModelError."""
+    fewest, most = config.get("min_dynamic_patch", 1), config.get("max_dynamic_patch", 6)
+    if not 1 <= fewest <= most:
+        raise ModelError(
+            f"min_dynamic_patch {fewest} and max_dynamic_patch {most} allow no number of tiles"
+        )
     return TileProcessor(
         side=config.get("force_image_size") or config["vision_config"].get("image_size", 224),
         dynamic=bool(config.get("dynamic_image_size", False)),
-        fewest=config.get("min_dynamic_patch", 1),
-        most=config.get("max_dynamic_patch", 6),
+        fewest=fewest,
+        most=most,
         thumbnail=bool(config.get("use_thumbnail", False)),
         pad=bool(config.get("pad2square", False)),
     )
@@ -231,7 +243,7 @@ def _native_tensors(
         yield name, tensor
         return
     inner = name.removeprefix("language_model.")
-    fused = "InternLM2ForCausalLM" in (config["llm_config"].get("architectures") or ())
+    fused = architecture(config["llm_config"]) == "InternLM2ForCausalLM"
     parts = _apart(_llama_name(inner), tensor, native.text_config) if fused else [(inner, tensor)]
     for new, part in parts:
         yield (new if new.startswith("lm_head.") else f"model.language_{new}"), part

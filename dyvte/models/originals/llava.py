@@ -35,7 +35,7 @@ from dyvte.models.conversations import ConversationChat
 from dyvte.models.images import ImageProcessor, pad_to_square
 from dyvte.models.llava import LlavaAdapter
 from dyvte.models.meta import on_meta
-from dyvte.models.opened import Opened, implementations, read_config, refusing
+from dyvte.models.opened import Opened, check_settings, implementations, read_config, refusing
 from dyvte.models.originals import intern_vit, internvl_llava
 from dyvte.models.originals.expected import Rename, check_tensors, filled
 from dyvte.models.originals.files import decoder_settings, part_folder, shapes, tensors
@@ -122,6 +122,7 @@ def image_processor(folder: Path, config: dict[str, Any]) -> ImageProcessor | No
     tower = tower_folder(folder, config)
     if not (tower / "preprocessor_config.json").exists():
         return None
+    check_settings(tower / "preprocessor_config.json")
     return ImageProcessor(CLIPImageProcessorPil.from_pretrained(tower), before)
 
 
@@ -160,6 +161,7 @@ def check(folder: Path, config: dict[str, Any]) -> None:
         "mm_vision_select_feature": ("patch", "cls_patch"),
         "image_aspect_ratio": ("pad", "square", None),
         "mm_use_im_start_end": (False, None),
+        "s2": (False, None),
     }
     given = {"mm_projector_type": "linear", "mm_vision_select_feature": "patch"} | config
     for key, values in known.items():
@@ -184,7 +186,10 @@ def vision_config(folder: Path, config: dict[str, Any]) -> Any:
 
 def tower_folder(folder: Path, config: dict[str, Any]) -> Path:
     """The vision tower's folder: beside the checkpoint, an absolute path, or from the hub."""
-    return part_folder(folder, str(config["mm_vision_tower"]), "mm_vision_tower")
+    name = config["mm_vision_tower"]
+    if not isinstance(name, str) or not name:
+        raise ModelError(f"{folder}: mm_vision_tower {name!r} names no vision tower")
+    return part_folder(folder, name, "mm_vision_tower")
 
 
 def read_tower(folder: Path, config: dict[str, Any]) -> dict[str, Any]:

@@ -36,10 +36,11 @@ from dyvte.models.conversation_formats import LLAMA_3, LLAMA_3_ROWS, VICUNA_V1, 
 from dyvte.models.conversations import Conversation, ConversationChat
 from dyvte.models.images import ImageProcessor, pad_to_square, resize_to_tower
 from dyvte.models.meta import DEVICE
-from dyvte.models.opened import Opened, read_config, refusing
+from dyvte.models.opened import Opened, check_settings, read_config, refusing
 from dyvte.models.originals.expected import check_tensors, filled
-from dyvte.models.originals.files import decoder_settings, shapes, tensors
+from dyvte.models.originals.files import architecture, decoder_settings, shapes, tensors
 from dyvte.models.originals.tokenizers import read_tokenizer
+from dyvte.models.towers import check_levels
 from dyvte.models.vila import COLUMNS, ROWS, DownsampleProjector, VilaAdapter, VilaModel
 
 LAYOUT = "VILA-1.5's original"
@@ -153,6 +154,7 @@ def on_meta(folder: Path, config: dict[str, Any], order: str, dtype: torch.dtype
     _check(config, projector)
     text, kind = decoder(llm)
     vision = tower_config(tower, config)
+    check_levels("vila", select_layer(config), vision.num_hidden_layers)
     with DEVICE:
         return VilaModel(
             SiglipVisionModel._from_config(vision, dtype=dtype, attn_implementation="sdpa"),
@@ -176,7 +178,7 @@ def _check(config: dict[str, Any], projector: dict[str, Any]) -> None:
 
 def decoder(llm: dict[str, Any]) -> tuple[Any, Any]:
     """The decoder's config and class. Raises ModelError."""
-    [name, *_] = llm.get("architectures") or [None]
+    name = architecture(llm)
     if name not in DECODERS:
         raise ModelError(f"llm of {name!r} is not supported ({', '.join(DECODERS)} are)")
     kind, model = DECODERS[name]
@@ -213,6 +215,7 @@ def image_processor(folder: Path, config: dict[str, Any]) -> ImageProcessor | No
         raise ModelError(f"image_aspect_ratio {ratio!r} is not supported (resize, pad, square are)")
     if not (folder / "vision_tower" / "preprocessor_config.json").exists():
         return None
+    check_settings(folder / "vision_tower" / "preprocessor_config.json")
     processor = AutoImageProcessor.from_pretrained(folder / "vision_tower", backend="pil")
     return ImageProcessor(processor, before[ratio])
 

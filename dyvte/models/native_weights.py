@@ -1,0 +1,56 @@
+"""Whether a folder in ``transformers``' own layout holds a model's parts and tensors.
+
+Looked at before a weight is read, for ``transformers`` itself fills what is missing: parts of a
+config with another model's sizes, weights at random, and it drops what it does not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightRenaming, rename_source_key
+
+from dyvte.errors import ModelError
+from dyvte.exits.files import gate_key
+
+
+def check_parts(config: dict[str, Any]) -> None:
+    """Refuse a config without a decoder or a tower. Raises ModelError.
+
+    Older Qwen-VL configs have their decoder's settings at the top.
+    """
+    flat = str(config.get("model_type")).startswith("qwen2") and "hidden_size" in config
+    for part in ("text_config", "vision_config"):
+        said = config.get(part, {} if part == "text_config" and flat else None)
+        if not isinstance(said, dict):
+            found = f"{part} {said!r} is not an object" if part in config else f"has no {part}"
+            raise ModelError(f"config.json {found}; another model's sizes would stand in for it")
+    if config["vision_config"].get("patch_size") == 0:
+        raise ModelError("config.json: patch_size 0 of the vision tower is not a number above 0")
+
+
+def check_shapes(stored: Mapping[str, Sequence[int]], model: Any) -> None:
+    """Compare shapes in the files' headers with a model on the meta device. Raises ModelError."""
+    own = model.state_dict()
+    mapping = get_model_conversion_mapping(model)
+    renamings = [each for each in mapping if isinstance(each, WeightRenaming)]
+    for name, shape in stored.items():
+        new, _ = rename_source_key(name, renamings, [], model.base_model_prefix, own)
+        if new in own and list(own[new].shape) != list(shape):
+            raise ModelError(
+                f"tensor {name!r} has shape {list(shape)}; by config.json it is "
+                f"{list(own[new].shape)}"
+            )
+
+
+def check_names(missing: Iterable[str], unexpected: Iterable[str], gates: bool) -> None:
+    """Refuse what ``transformers`` would fill in or drop. Raises ModelError.
+
+    ``gates``: those inside the weights have been read.
+    """
+    if lost := sorted(missing):
+        raise ModelError(f"weights are missing ({', '.join(lost[:3])}, …)")
+    if odd := sorted(name for name in unexpected if not (gates and gate_key(name))):
+        raise ModelError(f"unknown tensor {odd[0]!r} (of {len(odd)}) in the weights")
