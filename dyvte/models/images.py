@@ -54,8 +54,8 @@ def readable(image: Image.Image) -> Image.Image:
     longest, shortest = max(image.size), min(image.size)
     if shortest < 1 or longest > MAX_RATIO * shortest:
         raise PromptError(
-            f"an image has {image.width} × {image.height} pixels; one side may be at most "
-            f"{MAX_RATIO} times the other"
+            f"an image has {image.width} × {image.height} pixels; its aspect ratio may be at most "
+            f"{MAX_RATIO}"
         )
     return rgb(image)
 
