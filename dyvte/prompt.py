@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import index
 from typing import Any
 
 from dyvte.errors import PromptError
@@ -50,7 +51,17 @@ class Prompt:
     user_turns: int = 1
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "token_ids", [int(i) for i in self.token_ids])
+        try:
+            object.__setattr__(self, "token_ids", [index(i) for i in self.token_ids])
+        except TypeError as error:
+            raise PromptError("token_ids must be integers") from error
+        if self.images is not None and not isinstance(self.images, Mapping):
+            raise PromptError(
+                f"images is {type(self.images).__name__}, expected what the model's image "
+                "processor returns, by name"
+            )
+        if not self.images:
+            object.__setattr__(self, "images", None)
         if not self.token_ids:
             raise PromptError("the prompt is empty: give at least one token")
 

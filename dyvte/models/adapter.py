@@ -195,13 +195,41 @@ class ModelAdapter(ABC):
 
 def processed(images: Mapping[str, Any], key: str, *shape: int) -> Tensor:
     """``images[key]``, a tensor ``[n, *shape]`` (-1: any size). Raises PromptError."""
-    if key not in images:
-        raise PromptError(f"images need {key} as the family's image processor returns them")
-    found = torch.as_tensor(images[key])
+    found = as_tensor(images, key)
     fits = found.ndim == len(shape) + 1 and all(
         want in (-1, have) for want, have in zip(shape, found.shape[1:], strict=True)
     )
     if not fits:
         sizes = ", ".join("*" if size < 0 else str(size) for size in shape)
         raise PromptError(f"{key} has shape {list(found.shape)}, expected [images, {sizes}]")
+    return found
+
+
+def counted(images: Mapping[str, Any], key: str) -> list[int]:
+    """``images[key]``, integers of at least 1, as a flat list. Raises PromptError."""
+    found = as_tensor(images, key)
+    if found.dtype is torch.bool or (found.is_floating_point() and found.numel()):
+        raise PromptError(f"{key} holds {found.dtype}, expected integers")
+    counts = [int(each) for each in found.flatten().tolist()]
+    if min(counts, default=1) < 1:
+        raise PromptError(f"{key} {counts} do not count images: each must be at least 1")
+    return counts
+
+
+def as_tensor(images: Mapping[str, Any], key: str) -> Tensor:
+    """``images[key]`` as a tensor of real numbers, all finite. Raises PromptError."""
+    if not isinstance(images, Mapping) or key not in images:
+        raise PromptError(f"images need {key} as the family's image processor returns them")
+    given = images[key]
+    try:
+        # A list of tensors is what processors return where they are not asked for one.
+        listed = isinstance(given, (list, tuple)) and given and isinstance(given[0], Tensor)
+        found = torch.stack(list(given)) if listed else torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise PromptError(f"{key} is no tensor nor what one is made of: {first}") from error
+    if found.is_complex() or (found.dtype is torch.bool):
+        raise PromptError(f"{key} holds {found.dtype}, expected real numbers")
+    if found.is_floating_point() and not bool(found.isfinite().all()):
+        raise PromptError(f"{key} holds values that are not finite")
     return found

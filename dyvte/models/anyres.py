@@ -80,7 +80,7 @@ class AnyresAdapter(NativeAdapter):
         if not tiles:
             return [[] for _ in images]
         features = self.model.get_image_features(
-            pixel_values=torch.cat(tiles).to(self.device, self.dtype),
+            pixel_values=torch.cat([each.to(self.device, self.dtype) for each in tiles]),
             image_sizes=torch.tensor([size for known in sizes for size in known]),
             **grouping,
         ).pooler_output

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from jinja2 import TemplateError, TemplateSyntaxError
+from PIL import Image
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from dyvte.errors import ModelError, PromptError
@@ -31,6 +32,8 @@ class ChatFormat(Protocol):
 
 def parts_of(message: Message) -> list[Mapping[str, Any]]:
     """The content of a message as a list of parts. Raises PromptError."""
+    if not isinstance(message, Mapping):
+        raise PromptError(f"a message is {type(message).__name__}, expected role and content")
     role, content = message.get("role"), message.get("content")
     if role not in ROLES:
         raise PromptError(f"role {role!r} is not known; use one of {', '.join(ROLES)}")
@@ -38,20 +41,40 @@ def parts_of(message: Message) -> list[Mapping[str, Any]]:
         return []
     if isinstance(content, str):
         return [{"type": "text", "text": content}]
+    if not isinstance(content, Sequence):
+        raise PromptError(f"content is {type(content).__name__}: use a string or a list of parts")
     for part in content:
-        if part.get("type") not in ("text", "image"):
-            raise PromptError(f"content part of type {part.get('type')!r}: use text or image")
+        _check_part(part)
     return list(content)
 
 
-def images_of(messages: Sequence[Message]) -> list[Any]:
-    """Every image of a conversation, in order."""
+def _check_part(part: Any) -> None:
+    """Raises PromptError."""
+    if not isinstance(part, Mapping):
+        raise PromptError(f"a content part is {type(part).__name__}, expected a mapping with type")
+    if part.get("type") not in ("text", "image"):
+        raise PromptError(f"content part of type {part.get('type')!r}: use text or image")
+    if part["type"] == "text" and not isinstance(part.get("text"), str):
+        raise PromptError(f"a text part needs text, a string; got {part.get('text')!r}")
+
+
+def images_of(messages: Sequence[Message]) -> list[Image.Image]:
+    """Every image of a conversation, in order. Raises PromptError for what is no PIL image."""
     return [
-        part["image"]
+        _picture(part.get("image"))
         for message in messages
         for part in parts_of(message)
         if part["type"] == "image"
     ]
+
+
+def _picture(image: Any) -> Image.Image:
+    if not isinstance(image, Image.Image):
+        raise PromptError(
+            f"an image part needs image, a PIL image; got {type(image).__name__} "
+            "(PIL.Image.open reads files, PIL.Image.fromarray arrays)"
+        )
+    return image
 
 
 @dataclass(frozen=True, slots=True)

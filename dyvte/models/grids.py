@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dyvte.errors import PromptError
+from dyvte.models.adapter import as_tensor
 from dyvte.prompt import VisualSpan
 
 AXES = 3
@@ -51,12 +52,12 @@ def read_grids(images: Mapping[str, Any], patch_inputs: int, merge: int) -> list
     videos = sorted(key for key in images if "video" in key)
     if videos:
         raise PromptError(f"videos are not supported, yet images hold {', '.join(videos)}")
-    pixels = _tensor(images, "pixel_values")
+    pixels = as_tensor(images, "pixel_values")
     if pixels.ndim != 2 or pixels.shape[1] != patch_inputs:
         raise PromptError(
             f"pixel_values has shape {list(pixels.shape)}, expected [patches, {patch_inputs}]"
         )
-    found = _tensor(images, "image_grid_thw")
+    found = as_tensor(images, "image_grid_thw")
     if found.ndim != 2 or found.shape[1] != AXES or found.is_floating_point():
         raise PromptError(
             f"image_grid_thw has shape {list(found.shape)} ({found.dtype}), expected integers "
@@ -94,9 +95,3 @@ def mrope_positions(
 
 def _text(start: int, rows: int) -> Tensor:
     return torch.arange(start, start + rows).expand(AXES, -1)
-
-
-def _tensor(images: Mapping[str, Any], key: str) -> Tensor:
-    if key not in images:
-        raise PromptError(f"images need {key} as the family's image processor returns them")
-    return torch.as_tensor(images[key])

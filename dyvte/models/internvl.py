@@ -19,7 +19,7 @@ from transformers import InternVLForConditionalGeneration
 from dyvte.errors import ModelError, PromptError
 from dyvte.exits.gate import GateBank
 from dyvte.flops import VisionShape
-from dyvte.models.adapter import processed
+from dyvte.models.adapter import counted, processed
 from dyvte.models.decoder import NativeAdapter
 
 
@@ -54,7 +54,7 @@ class InternVLAdapter(NativeAdapter):
         counts = [self._counts(each, own) for each, own in zip(images, tiles, strict=True)]
         if not any(counts):
             return [[] for _ in images]
-        stacked = torch.cat(tiles).to(self.device, self.dtype)
+        stacked = torch.cat([each.to(self.device, self.dtype) for each in tiles])
         features = self.model.get_image_features(pixel_values=stacked).pooler_output
         by_image = iter(features.split([count for own in counts for count in own]))
         return [[next(by_image).flatten(0, 1) for _ in own] for own in counts]
@@ -68,13 +68,13 @@ class InternVLAdapter(NativeAdapter):
 
     def _counts(self, images: Mapping[str, Any], tiles: Tensor) -> list[int]:
         """Tiles of each image. Raises PromptError."""
-        given = images.get("num_patches", images.get("num_tiles"))
-        if given is None:
+        key = next((name for name in ("num_patches", "num_tiles") if name in images), None)
+        if key is None or images[key] is None:
             return [1] * len(tiles)
-        counts: list[int] = torch.as_tensor(given).flatten().tolist()
-        if sum(counts) != len(tiles) or min(counts, default=1) < 1:
+        counts = counted(images, key)
+        if sum(counts) != len(tiles):
             raise PromptError(
-                f"num_patches {counts} do not count the tiles of pixel_values, whose shape is "
+                f"{key} {counts} do not count the tiles of pixel_values, whose shape is "
                 f"{list(tiles.shape)}"
             )
         return counts

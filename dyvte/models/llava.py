@@ -67,7 +67,7 @@ class LlavaAdapter(NativeAdapter):
         pixels = [processed(each, "pixel_values", *self._image_shape) for each in images]
         if not pixels:
             return []
-        stacked = torch.cat(pixels).to(self.device, self.dtype)
+        stacked = torch.cat([each.to(self.device, self.dtype) for each in pixels])
         features = self.model.get_image_features(pixel_values=stacked).pooler_output
         rows = iter(features)
         return [[next(rows) for _ in range(len(each))] for each in pixels]

@@ -10,12 +10,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import LlavaOnevisionForConditionalGeneration
 
 from dyvte.errors import ModelError, PromptError
 from dyvte.exits.gate import GateBank
+from dyvte.models.adapter import counted
 from dyvte.models.anyres import AnyresAdapter, Size
 
 
@@ -46,8 +46,8 @@ class LlavaOnevisionAdapter(AnyresAdapter):
     def grouping(self, images: Mapping[str, Any], count: int) -> dict[str, list[int]]:
         """``batch_num_images``, as the class takes it. Raises PromptError."""
         given = images.get("batch_num_images")
-        groups = [1] * count if given is None else torch.as_tensor(given).flatten().tolist()
-        if sum(groups) != count or min(groups, default=1) < 1:
+        groups = [1] * count if given is None else counted(images, "batch_num_images")
+        if sum(groups) != count:
             raise PromptError(f"batch_num_images {groups} do not count {count} images")
         return {"batch_num_images": groups}
 

@@ -18,7 +18,7 @@ from transformers import Qwen2VLForConditionalGeneration
 
 from dyvte.errors import ModelError
 from dyvte.exits.gate import GateBank
-from dyvte.models.adapter import PromptLayout
+from dyvte.models.adapter import PromptLayout, as_tensor
 from dyvte.models.decoder import NativeAdapter
 from dyvte.models.grid_tower import GridTower
 from dyvte.models.grids import Grid, mrope_positions, read_grids
@@ -51,10 +51,10 @@ class GridAdapter(NativeAdapter):
         found = [grid for each in grids for grid in each]
         if not found:
             return [[] for _ in images]
-        pixels = [torch.as_tensor(each["pixel_values"]) for each in images]
+        pixels = [as_tensor(each, "pixel_values").to(self.device, self.dtype) for each in images]
         rows = iter(
             self._features(
-                torch.cat(pixels).to(self.device, self.dtype),
+                torch.cat(pixels),
                 torch.tensor(found, device=self.device),
             )
         )

@@ -130,7 +130,7 @@ class VilaAdapter(DecoderAdapter):
         pixels = [processed(each, "pixel_values", *self._image_shape) for each in images]
         if not pixels:
             return []
-        stacked = torch.cat(pixels).to(self.device, self.dtype)
+        stacked = torch.cat([each.to(self.device, self.dtype) for each in pixels])
         states = self.model.vision_tower(stacked, output_hidden_states=True).hidden_states
         rows = iter(self.model.mm_projector(states[self._select_layer]))
         return [[next(rows) for _ in range(len(each))] for each in pixels]

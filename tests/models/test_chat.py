@@ -242,6 +242,23 @@ def test_what_a_format_cannot_say_is_named(message: Message, what: str) -> None:
         vicuna().encode([message])
 
 
+@pytest.mark.parametrize(
+    ("part", "what"),
+    [
+        ({"type": "text"}, "text part"),
+        ({"type": "text", "text": 3}, "text part"),
+        ({"type": "image"}, "NoneType"),
+        ({"type": "image", "image": "cat.png"}, "str"),
+        ({"type": "image", "image": [[0]]}, "list"),
+        ("hello", "mapping"),
+    ],
+)
+def test_a_broken_part_is_named(part: Any, what: str, tiny_model: dyvte.Model) -> None:
+    """They were KeyErrors and AttributeErrors from deep inside."""
+    with pytest.raises(PromptError, match=what):
+        tiny_model.prompt([{"role": "user", "content": [part]}])
+
+
 def test_model_prompt_holds_one_picture_per_placeholder(tiny_model: dyvte.Model) -> None:
     prompt = tiny_model.prompt([user(PICTURE, "a", PICTURE)])
     assert prompt.num_images == 2

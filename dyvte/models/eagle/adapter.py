@@ -34,7 +34,8 @@ class EagleAdapter(DecoderAdapter):
         pixels = [processed(each, "pixel_values", 3, SIDE, SIDE) for each in images]
         if not pixels:
             return []
-        rows = self.model.image_rows(torch.cat(pixels).to(self.device, torch.float32))
+        stacked = torch.cat([each.to(self.device, torch.float32) for each in pixels])
+        rows = self.model.image_rows(stacked)
         return [list(few) for few in rows.split([len(each) for each in pixels])]
 
     def vision_flops(self, images: Mapping[str, Any]) -> int:
