@@ -120,7 +120,7 @@ def inspect(
 def _model(model: Model) -> ModelFacts:
     adapter, shape = model.adapter, model.adapter.decoder
     return ModelFacts(
-        name=Path(model.name).name,
+        name=Path(model.name).name or Path(model.name).resolve().name,
         family=adapter.family,
         layout=registry.layout_of(read_config(registry.find(model.name, weights=False))),
         loaded=adapter.device.type != "meta",

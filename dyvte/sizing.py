@@ -80,9 +80,13 @@ class Serving:
 
 
 def depths(num_layers: int) -> dict[Fraction, int]:
-    """The exit layer with which a share of the layers sees the image, shallow ones left out."""
+    """The exit layer with which a share of the layers sees the image, shallow ones left out.
+
+    Of shares that a shallow model rounds to one layer the largest stands.
+    """
     layers = {share: round(num_layers * share) - 1 for share in DEPTHS}
-    return {share: layer for share, layer in layers.items() if 0 <= layer < num_layers - 1}
+    first = {layer: share for share, layer in reversed(layers.items())}
+    return {share: at for at, share in reversed(first.items()) if 0 <= at < num_layers - 1}
 
 
 def rows_per_layer(shape: DecoderShape, request: RequestSize, exit_layer: int | None) -> list[int]:

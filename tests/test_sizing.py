@@ -121,3 +121,9 @@ def test_activations_are_about_what_a_prefill_holds(tiny_model: dyvte.Model) -> 
     with torch.inference_mode(), Held() as held:
         forward(adapter, pack(parts), cache, [Off()] * count, SdpaAttention())
     assert activations(shape, rows, serving) == pytest.approx(held.peak, rel=0.15)
+
+
+@pytest.mark.parametrize("layers", range(1, 40))
+def test_no_exit_layer_is_listed_twice(layers: int) -> None:
+    found = list(depths(layers).values())
+    assert found == sorted(set(found), reverse=True)

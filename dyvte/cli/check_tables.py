@@ -39,6 +39,11 @@ def _heading(found: Inspection, console: Console) -> None:
     console.print(" · ".join(facts), highlight=False, soft_wrap=True)
 
 
+def _count(parameters: int) -> str:
+    """``13.4 B``: of parameters people say billions, not giga."""
+    return si(parameters).strip().replace("G", "B")
+
+
 def _table(title: str, left: Iterable[str], right: Iterable[str]) -> Table:
     """Columns of words, then columns of numbers."""
     table = Table(title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD)
@@ -56,11 +61,11 @@ def _parts(found: Inspection) -> Table:
         if part.part == "decoder":
             kind += f", {found.model.heads} heads, {found.model.kv_heads} kv heads"
         sizes = ("" if each is None else str(each) for each in (part.layers, part.width))
-        table.add_row(part.part, kind, *sizes, si(part.parameters).strip())
+        table.add_row(part.part, kind, *sizes, _count(part.parameters))
     total = sum(part.parameters for part in found.parts)
     weights = f"{si(found.model.weight_bytes)}B in {found.model.dtype}"
     table.add_section()
-    table.add_row("all", weights, "", "", si(total).strip())
+    table.add_row("all", weights, "", "", _count(total))
     return table
 
 
@@ -139,7 +144,7 @@ def _gates(gates: GateFacts) -> Iterable[str]:
         where = f"{first}..{last}" if whole else ", ".join(map(str, gates.layers))
         made = f", made for {gates.made_for}" if gates.made_for else ""
         yield (
-            f"Gates at layers {where}{made}: {si(gates.parameters).strip()} parameters, asking "
+            f"Gates at layers {where}{made}: {_count(gates.parameters)} parameters, asking "
             f"them all costs {si(gates.flops)}FLOPs."
         )
     else:

@@ -62,7 +62,7 @@ def test_a_folder_of_configs_is_enough(capsys: pytest.CaptureFixture[str]) -> No
     assert main(["check", str(CONFIGS / "llava-1.5-13b-hf"), "--device", "cuda"]) == 0
     said = capsys.readouterr().out
     assert "no weight was read" in said
-    assert "13.4 G" in said
+    assert "13.4 B" in said
     assert "26.7 GB in float16" in said
     assert "after layer 19 (½ of 40)" in said
     assert "estimate" in said
