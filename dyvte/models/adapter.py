@@ -230,6 +230,6 @@ def as_tensor(images: Mapping[str, Any], key: str) -> Tensor:
         raise PromptError(f"{key} is no tensor nor what one is made of: {first}") from error
     if found.is_complex() or (found.dtype is torch.bool):
         raise PromptError(f"{key} holds {found.dtype}, expected real numbers")
-    if found.is_floating_point() and not bool(found.isfinite().all()):
+    if found.is_floating_point() and not found.is_meta and not found.isfinite().all():
         raise PromptError(f"{key} holds values that are not finite")
     return found
