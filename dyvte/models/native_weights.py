@@ -15,6 +15,8 @@ from transformers.core_model_loading import WeightRenaming, rename_source_key
 from dyvte.errors import ModelError
 from dyvte.exits.files import gate_key
 
+CONSTANTS = ("inv_freq", "position_ids", "lm_head.weight")
+
 
 def check_parts(config: dict[str, Any]) -> None:
     """Refuse a config without a decoder or a tower. Raises ModelError.
@@ -48,9 +50,11 @@ def check_shapes(stored: Mapping[str, Sequence[int]], model: Any) -> None:
 def check_names(missing: Iterable[str], unexpected: Iterable[str], gates: bool) -> None:
     """Refuse what ``transformers`` would fill in or drop. Raises ModelError.
 
-    ``gates``: those inside the weights have been read.
+    ``gates``: those inside the weights have been read. Older checkpoints carry constants and the
+    head that is tied to the embedding; those are no loss.
     """
     if lost := sorted(missing):
         raise ModelError(f"weights are missing ({', '.join(lost[:3])}, …)")
-    if odd := sorted(name for name in unexpected if not (gates and gate_key(name))):
+    left = (name for name in unexpected if not (gates and gate_key(name)))
+    if odd := sorted(name for name in left if not name.endswith(CONSTANTS)):
         raise ModelError(f"unknown tensor {odd[0]!r} (of {len(odd)}) in the weights")
