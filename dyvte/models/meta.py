@@ -13,6 +13,7 @@ import torch
 from transformers import GenerationConfig
 
 from dyvte.exits.files import gates_inside
+from dyvte.exits.gate import GateBank
 from dyvte.models.decoder import NativeAdapter
 from dyvte.models.native import read_image_processor
 from dyvte.models.opened import Opened, implementations, refusing
@@ -34,9 +35,16 @@ def on_meta(
 def build_native(folder: Path, adapter: type[NativeAdapter], dtype: torch.dtype) -> Opened:
     """As ``open_native``, without weights, tokenizer and chat format. Raises ModelError."""
     with refusing(folder):
-        config = adapter.native.config_class.from_pretrained(folder)
-        model = on_meta(adapter.native, config, dtype)
-        if (folder / "generation_config.json").exists():
-            model.generation_config = GenerationConfig.from_pretrained(folder)
-        opened = adapter(model, gates_inside(folder))
+        opened = empty_native(folder, adapter, dtype, gates_inside(folder))
         return Opened(opened, folder, None, None, read_image_processor(folder, adapter))
+
+
+def empty_native(
+    folder: Path, adapter: type[NativeAdapter], dtype: torch.dtype, gates: GateBank | None
+) -> NativeAdapter:
+    """The folder's adapter by its configs alone, with every check of its parts."""
+    config = adapter.native.config_class.from_pretrained(folder)
+    model = on_meta(adapter.native, config, dtype)
+    if (folder / "generation_config.json").exists():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    return adapter(model, gates)

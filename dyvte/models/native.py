@@ -68,13 +68,12 @@ def open_native(
     allow_pickle: bool = False,
 ) -> Opened:
     """Load the weights and what else the folder has. Raises ModelError."""
-    from dyvte.models.meta import build_native  # it reads image processors through this file
+    from dyvte.models.meta import empty_native  # it reads image processors through this file
 
     with refusing(folder):
         stored = shapes(folder, allow_pickle)
-        empty: Any = build_native(folder, adapter, dtype).adapter
-        check_shapes(stored, empty.model)
         gates = gates_inside(folder)
+        check_shapes(stored, empty_native(folder, adapter, dtype, gates).model)
         model, report = adapter.native.from_pretrained(
             folder,
             dtype=dtype,
