@@ -5,7 +5,7 @@ Owns numbers only. A rate rises over `warmup` steps, stays, and falls over the l
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dyvte.demo.questions import MIX
 
@@ -60,6 +60,24 @@ _WEAK = MIX | {
     **{"shape": 5.0, "count": 6.0, "relation": 6.0, "neighbor": 2.0, "describe": 1.2},
     **{"presence": 3.0, "position": 2.5, "text": 0.5},
 }
+_POLISH = Stage(
+    "polish",
+    steps=1180,
+    rate=1.7e-3,
+    warmup=30,
+    decay=1.0,
+    final_rate=0.03,
+    pictures=10,
+    lanes=2,
+    depth=12,
+    guidance=0.3,
+    naming=0.6,
+    sight=True,
+    exits=0.6,
+    talks=0.2,
+    glances=6,
+    mix=_WEAK,
+)
 STAGES = (
     Stage("see", steps=1500, rate=4e-3, pictures=10, depth=0, sight=True),
     Stage(
@@ -92,41 +110,18 @@ STAGES = (
         exits=0.65,
         mix=_HARD,
     ),
-    Stage(
-        "polish",
-        steps=1180,
-        rate=1.7e-3,
-        warmup=30,
-        decay=1.0,
-        final_rate=0.03,
-        pictures=10,
-        lanes=2,
-        depth=12,
-        guidance=0.3,
-        naming=0.6,
-        sight=True,
-        exits=0.6,
-        talks=0.2,
-        glances=6,
-        mix=_WEAK,
-    ),
+    _POLISH,
     # Pictures that no stage before has seen: on the first ones the tower had begun to know shapes
     # by heart (98 % in training, 96 % on others).
-    Stage(
-        "hone",
+    replace(
+        _POLISH,
+        name="hone",
         steps=1090,
         rate=1.0e-3,
-        warmup=30,
-        decay=1.0,
         final_rate=0.02,
         pictures=8,
-        lanes=2,
-        depth=12,
         guidance=0.2,
         naming=1.0,
-        sight=True,
-        exits=0.6,
-        talks=0.2,
         glances=16,
         scenes=range(300_000, 350_000),
         mix=_WEAK | {"shape": 8.0, "count": 5.0, "relation": 5.0},
