@@ -74,7 +74,7 @@ DEMO_EXITS ?= gate:safe,balanced,aggressive \
   state:0.003,0.007,0.012,0.02,0.05,0.12 vtw fixed:2-9 \
   fastv:2/0.5,3/0.5,3/0.75,3/0.9,4/0.75 \
   pyramiddrop pyramiddrop:3=0.25/6=0.5,2=0.5/4=0.25 dart:3/0.75 v2drop divprune:0.5 \
-  gate:balanced,0.01+fastv:3/0.5
+  gate:safe,balanced,0.01+fastv:3/0.5,3/0.75
 # Below layer 2 an unchanged answer is luck: no question has read the picture yet.
 TRAIN_ARGS ?= --min-layer 2
 # The demo is right in 97 of 100 cases, so nearly every changed answer is a lost one.

@@ -16,10 +16,10 @@ from PIL import Image
 from dyvte.errors import ModelError, PromptError
 from dyvte.model import Model
 from dyvte.models import registry
-from dyvte.models.assumed import assumed_processor
-from dyvte.models.images import ProcessImages
-from dyvte.models.opened import read_config
+from dyvte.models.checkpoints.opened import read_config
 from dyvte.models.parts import PartFacts, parts_of
+from dyvte.models.vision.assumed import assumed_processor
+from dyvte.models.vision.images import ProcessImages
 from dyvte.sizing import (
     Memory,
     RequestCost,

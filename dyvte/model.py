@@ -17,11 +17,11 @@ from dyvte.exits.grants import Grants
 from dyvte.exits.offers import Offers
 from dyvte.models import registry
 from dyvte.models.adapter import ModelAdapter
-from dyvte.models.chat import ChatFormat, images_of
+from dyvte.models.checkpoints.opened import Opened, ReadOptions
 from dyvte.models.gates import choose_gates
-from dyvte.models.images import ProcessImages
-from dyvte.models.opened import Opened, ReadOptions
-from dyvte.models.tokens import TokenBytes
+from dyvte.models.prompts.chat import ChatFormat, images_of
+from dyvte.models.prompts.tokens import TokenBytes
+from dyvte.models.vision.images import ProcessImages
 from dyvte.prompt import Message, Prompt
 
 log = logging.getLogger("dyvte.models")

@@ -149,6 +149,16 @@ def test_models_do_not_know_the_engine() -> None:
     assert offences(("dyvte.models",), ("dyvte.engine", "dyvte.forward")) == []
 
 
+def test_families_know_no_files_and_what_they_stand_on_knows_no_family() -> None:
+    def rooms(*names: str) -> tuple[str, ...]:
+        return tuple(f"dyvte.models.{name}" for name in names)
+
+    opening = rooms("checkpoints", "originals", "registry")
+    assert offences(rooms("families", "vision", "prompts", "adapter", "decoder"), opening) == []
+    ground = rooms("vision", "prompts", "adapter", "decoder", "projection")
+    assert offences(ground, rooms("families")) == []
+
+
 def test_the_core_does_not_know_who_uses_it() -> None:
     users = tuple(f"dyvte.{room}" for room in CORE_USERS)
     found = offences(("dyvte",), users)

@@ -21,7 +21,7 @@ from dyvte.attention import DenseAttention
 from dyvte.engine.report import request_stats
 from dyvte.exits.policy import ExitPolicy, Fixed, Gate, Off, Policy
 from dyvte.flops import gate_flops
-from dyvte.models.llava import LlavaAdapter
+from dyvte.models.families.llava import LlavaAdapter
 from tests import tiny
 from tests.engine.driver import Driver
 from tests.test_forward import POLICIES, Bench

@@ -20,7 +20,7 @@ def run(argv: Sequence[str]) -> int:
         raise CommandError(f"DST {target} exists and is not empty", "name a new or an empty folder")
 
     from dyvte.models import registry  # torch loads here
-    from dyvte.models.convert import dtypes, read_conversion
+    from dyvte.models.checkpoints.convert import dtypes, read_conversion
 
     conversion = read_conversion(registry.find(args.src, args.allow_pickle), args.allow_pickle)
     total = conversion.bytes

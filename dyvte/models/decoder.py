@@ -19,7 +19,7 @@ from dyvte.exits.gate import GateBank
 from dyvte.flops import DecoderShape
 from dyvte.models.adapter import ModelAdapter
 from dyvte.models.projection import last_query_and_keys
-from dyvte.models.towers import check_levels
+from dyvte.models.vision.towers import check_levels
 
 
 class DecoderAdapter(ModelAdapter):

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 
 from dyvte.errors import ModelError, OptionError
+from dyvte.models.checkpoints.meta import build_native
+from dyvte.models.checkpoints.native import native_adapter, open_native
+from dyvte.models.checkpoints.native_weights import check_parts
+from dyvte.models.checkpoints.opened import Opened, ReadOptions, quiet, read_config, refusing
 from dyvte.models.decoder import NativeAdapter
-from dyvte.models.meta import build_native
-from dyvte.models.native import native_adapter, open_native
-from dyvte.models.native_weights import check_parts
-from dyvte.models.opened import Opened, ReadOptions, quiet, read_config, refusing
 from dyvte.models.originals import eagle as original_eagle
 from dyvte.models.originals import internvl as original_internvl
 from dyvte.models.originals import llava as original_llava

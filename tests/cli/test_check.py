@@ -14,7 +14,7 @@ from dyvte.cli import main
 from tests import tiny
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-CONFIGS = Path(__file__).parents[1] / "models" / "configs"
+CONFIGS = Path(__file__).parents[1] / "models" / "checkpoints" / "configs"
 
 
 def told(capsys: pytest.CaptureFixture[str], *argv: object) -> dict[str, Any]:

@@ -20,8 +20,8 @@ from torch import Tensor
 
 import dyvte
 from dyvte import ExitOptions, ModelError, Prompt, PromptError, Result
-from dyvte.models.conversation_formats import internvl_format
-from dyvte.models.conversations import ConversationChat
+from dyvte.models.prompts.conversation_formats import internvl_format
+from dyvte.models.prompts.conversations import ConversationChat
 from tests import tiny
 from tests.golden.reference import (
     FEATURES,

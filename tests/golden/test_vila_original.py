@@ -19,10 +19,10 @@ from torch import Tensor
 
 import dyvte
 from dyvte import ExitOptions, ModelError, OptionError, Prompt, Result
-from dyvte.models.conversation_formats import LLAMA_3, VICUNA_V1
-from dyvte.models.conversations import ConversationChat
-from dyvte.models.opened import read_config
+from dyvte.models.checkpoints.opened import read_config
 from dyvte.models.originals.vila import token_order
+from dyvte.models.prompts.conversation_formats import LLAMA_3, VICUNA_V1
+from dyvte.models.prompts.conversations import ConversationChat
 from tests.golden.reference import (
     FEATURES,
     GREEDY,

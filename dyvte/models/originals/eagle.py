@@ -25,17 +25,22 @@ from transformers import CLIPImageProcessorPil, GenerationConfig
 from dyvte.errors import ModelError
 from dyvte.exits.files import bank_from, gate_key, gates_inside
 from dyvte.exits.gate import GateBank
-from dyvte.models.conversation_formats import LLAMA_3_ROWS, VICUNA_V1, VILA_HERMES_2
-from dyvte.models.conversations import Conversation, ConversationChat
-from dyvte.models.eagle.adapter import EagleAdapter
-from dyvte.models.eagle.model import EagleConfig, EagleForCausalLM, native_name, tower_class
-from dyvte.models.eagle.tower import SIDE, Shapes
-from dyvte.models.images import ImageProcessor, pad_to_square
-from dyvte.models.meta import on_meta
-from dyvte.models.opened import Opened, implementations, refusing
+from dyvte.models.checkpoints.meta import on_meta
+from dyvte.models.checkpoints.opened import Opened, implementations, refusing
+from dyvte.models.families.eagle.adapter import EagleAdapter
+from dyvte.models.families.eagle.model import (
+    EagleConfig,
+    EagleForCausalLM,
+    native_name,
+    tower_class,
+)
+from dyvte.models.families.eagle.tower import SIDE, Shapes
 from dyvte.models.originals.expected import check_tensors, filled
 from dyvte.models.originals.files import decoder_settings, shapes, tensors
 from dyvte.models.originals.tokenizers import read_tokenizer
+from dyvte.models.prompts.conversation_formats import LLAMA_3_ROWS, VICUNA_V1, VILA_HERMES_2
+from dyvte.models.prompts.conversations import Conversation, ConversationChat
+from dyvte.models.vision.images import ImageProcessor, pad_to_square
 
 LAYOUT = "EAGLE's original"
 MODEL_TYPES = ("eagle_llama",)

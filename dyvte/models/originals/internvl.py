@@ -28,17 +28,17 @@ from transformers import (
 )
 
 from dyvte.errors import ModelError
-from dyvte.models.conversation_formats import internvl_format
-from dyvte.models.conversations import ConversationChat
-from dyvte.models.internvl_chat import COLUMNS, SHUFFLES, InternVLChatAdapter
-from dyvte.models.meta import on_meta
-from dyvte.models.opened import Opened, implementations, refusing
+from dyvte.models.checkpoints.meta import on_meta
+from dyvte.models.checkpoints.opened import Opened, implementations, refusing
+from dyvte.models.families.internvl_chat import COLUMNS, SHUFFLES, InternVLChatAdapter
 from dyvte.models.originals.expected import check_tensors, filled
 from dyvte.models.originals.files import architecture, decoder_settings, shapes, tensors
 from dyvte.models.originals.intern_vit import native_tensors, vision_config
 from dyvte.models.originals.reader import NativeWeights
 from dyvte.models.originals.tokenizers import read_tokenizer
-from dyvte.models.tiles import MEAN, STD, TileProcessor
+from dyvte.models.prompts.conversation_formats import internvl_format
+from dyvte.models.prompts.conversations import ConversationChat
+from dyvte.models.vision.tiles import MEAN, STD, TileProcessor
 
 LAYOUT = "InternVL chat's original"
 DECODERS: dict[str, type[PreTrainedConfig]] = {

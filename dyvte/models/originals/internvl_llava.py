@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import CLIPImageProcessorPil, InternVLVisionConfig
 
 from dyvte.models.originals import intern_vit
-from dyvte.models.tiles import MEAN, STD
+from dyvte.models.vision.tiles import MEAN, STD
 
 
 def is_tower(tower: dict[str, Any]) -> bool:

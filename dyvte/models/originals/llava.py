@@ -30,17 +30,23 @@ from transformers import (
 from dyvte.errors import ModelError
 from dyvte.exits.files import bank_from, gate_key, gates_inside
 from dyvte.exits.gate import GateBank
-from dyvte.models.conversation_formats import VICUNA_V1
-from dyvte.models.conversations import ConversationChat
-from dyvte.models.images import ImageProcessor, pad_to_square
-from dyvte.models.llava import LlavaAdapter
-from dyvte.models.meta import on_meta
-from dyvte.models.opened import Opened, check_settings, implementations, read_config, refusing
+from dyvte.models.checkpoints.meta import on_meta
+from dyvte.models.checkpoints.opened import (
+    Opened,
+    check_settings,
+    implementations,
+    read_config,
+    refusing,
+)
+from dyvte.models.families.llava import LlavaAdapter
 from dyvte.models.originals import intern_vit, internvl_llava
 from dyvte.models.originals.expected import Rename, check_tensors, filled
 from dyvte.models.originals.files import decoder_settings, part_folder, shapes, tensors
 from dyvte.models.originals.reader import NativeWeights
 from dyvte.models.originals.tokenizers import read_tokenizer
+from dyvte.models.prompts.conversation_formats import VICUNA_V1
+from dyvte.models.prompts.conversations import ConversationChat
+from dyvte.models.vision.images import ImageProcessor, pad_to_square
 
 LAYOUT = "LLaVA-1.5's original"
 MODEL_TYPES = ("llava_llama", "llava")

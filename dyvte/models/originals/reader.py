@@ -16,8 +16,8 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from dyvte.exits.gate import GateBank
-from dyvte.models.conversations import Conversation
-from dyvte.models.opened import Opened
+from dyvte.models.checkpoints.opened import Opened
+from dyvte.models.prompts.conversations import Conversation
 
 
 class Reader(Protocol):

@@ -32,16 +32,21 @@ from transformers import (
 
 from dyvte.attention import register
 from dyvte.errors import ModelError
-from dyvte.models.conversation_formats import LLAMA_3, LLAMA_3_ROWS, VICUNA_V1, VILA_HERMES_2
-from dyvte.models.conversations import Conversation, ConversationChat
-from dyvte.models.images import ImageProcessor, pad_to_square, resize_to_tower
-from dyvte.models.meta import DEVICE
-from dyvte.models.opened import Opened, check_settings, read_config, refusing
+from dyvte.models.checkpoints.meta import DEVICE
+from dyvte.models.checkpoints.opened import Opened, check_settings, read_config, refusing
+from dyvte.models.families.vila import COLUMNS, ROWS, DownsampleProjector, VilaAdapter, VilaModel
 from dyvte.models.originals.expected import check_tensors, filled
 from dyvte.models.originals.files import architecture, decoder_settings, shapes, tensors
 from dyvte.models.originals.tokenizers import read_tokenizer
-from dyvte.models.towers import check_levels
-from dyvte.models.vila import COLUMNS, ROWS, DownsampleProjector, VilaAdapter, VilaModel
+from dyvte.models.prompts.conversation_formats import (
+    LLAMA_3,
+    LLAMA_3_ROWS,
+    VICUNA_V1,
+    VILA_HERMES_2,
+)
+from dyvte.models.prompts.conversations import Conversation, ConversationChat
+from dyvte.models.vision.images import ImageProcessor, pad_to_square, resize_to_tower
+from dyvte.models.vision.towers import check_levels
 
 LAYOUT = "VILA-1.5's original"
 PARTS = {"llm": "llm_cfg", "vision_tower": "vision_tower_cfg", "mm_projector": "mm_projector_cfg"}

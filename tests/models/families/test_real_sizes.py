@@ -24,9 +24,9 @@ from transformers import (
 )
 
 from dyvte.flops import DecoderShape
+from dyvte.models.checkpoints.meta import on_meta
+from dyvte.models.checkpoints.native import native_adapter
 from dyvte.models.decoder import NativeAdapter
-from dyvte.models.meta import on_meta
-from dyvte.models.native import native_adapter
 
 CLIP_L = {
     **{"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24},

@@ -1,0 +1,1 @@
+"""Opening a folder in ``transformers``' layout, or its configs alone; writing one."""

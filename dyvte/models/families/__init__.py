@@ -1,0 +1,1 @@
+"""One file a family: its parts, how pictures become rows, how positions are made."""

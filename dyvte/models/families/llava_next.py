@@ -1,0 +1,25 @@
+"""LLaVA-NeXT (1.6): LLaVA with any-resolution tiles, every image of a prompt tiled.
+
+Source of the layout: ``transformers.LlavaNextForConditionalGeneration``.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+from transformers import LlavaNextForConditionalGeneration
+
+from dyvte.models.families.anyres import AnyresAdapter, Size
+
+
+class LlavaNextAdapter(AnyresAdapter):
+    """Names the parts of a ``LlavaNextForConditionalGeneration`` loaded with our attention."""
+
+    family = "llava_next"
+    native = LlavaNextForConditionalGeneration
+
+    def pack(self, features: Tensor, size: Size, newline: Tensor) -> Tensor:
+        """Unpadded, with line ends."""
+        strategy = self.config.vision_feature_select_strategy
+        [rows], _ = self.model.model.pack_image_features([features], [size], strategy, newline)
+        out: Tensor = rows
+        return out

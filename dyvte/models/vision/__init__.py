@@ -1,0 +1,1 @@
+"""From decoded pictures to a tower's inputs, and what towers cost."""
