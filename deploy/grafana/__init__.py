@@ -1,0 +1,1 @@
+"""Grafana: the dashboards as code, the JSON that they make, provisioning, and a renderer."""

@@ -1,0 +1,1 @@
+"""The dashboards: what each shows, section by section."""

@@ -1,0 +1,1 @@
+"""Pictures of dashboards from a real Prometheus, without a Grafana."""
