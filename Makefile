@@ -11,13 +11,14 @@ SHELL := /bin/bash
 VENV  := .venv
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.made
+LINTERS := $(VENV)/linters
 ARGS  ?=
 
 # Where torch's CPU wheels come from on Linux without an NVIDIA GPU (the registry's own wheel
 # brings gigabytes of CUDA). Asked only if it answers; set empty to use pip's configuration alone.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: help setup serve test check format bench demo-gates clean
+.PHONY: help setup serve test check check-deploy format bench demo-gates clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +53,14 @@ check: $(STAMP) ## the whole gate: format, lint, types, tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest $(ARGS)
+
+check-deploy: $(STAMP) $(LINTERS)/.made ## the container image, the compose file and the manifests through their linters
+	@PATH="$(CURDIR)/$(LINTERS)/bin:$$PATH" $(BIN)/python -m pytest tests/deploy $(ARGS)
+
+$(LINTERS)/.made: tests/deploy/linters.txt | $(STAMP)
+	@$(BIN)/python -m venv --clear $(LINTERS)
+	@$(LINTERS)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
 
 format: $(STAMP) ## let ruff format and mend what it can
 	$(BIN)/ruff format .
