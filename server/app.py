@@ -20,10 +20,11 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
+from dyvte.engine.events import Engine
 from server.api.chat import Chat
 from server.api.context import RequestContext
 from server.api.errors import ApiError, bad_request, of_status
-from server.api.exits import promised_risk
+from server.api.exits import in_force, promised_risk, server_default
 from server.api.guard import OPEN, BodyGuard, KeyGuard
 from server.api.models import ModelCard, ModelList
 from server.api.openapi import CHAT, answer, chat_responses, errors, install_schema
@@ -32,6 +33,7 @@ from server.lifecycle import Lifecycle, OpenEngine
 from server.metrics import ServerMetrics
 from server.preprocess import Preprocessor
 from server.settings import Settings
+from server.shadow_metrics import Promise
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
@@ -55,7 +57,7 @@ def create_app(
     drains, which is how a SIGTERM reaches the service; ``app.state.loading`` is the task that
     opens the engine.
     """
-    metrics = ServerMetrics(settings.name)
+    metrics = ServerMetrics(settings.name, settings.metrics_compat)
     lifecycle = Lifecycle(
         settings,
         open_engine,
@@ -63,11 +65,12 @@ def create_app(
             engine,
             version(),
             settings.shadow_share,
-            promised_risk(engine.info, settings),
+            _promise(engine, settings),
         ),
         on_refusal=metrics.refusal,
         on_failure=on_failure,
     )
+    metrics.watch(lambda: lifecycle.ready)
     preprocessor = Preprocessor(settings, metrics)
     app = FastAPI(
         title="DyVTE",
@@ -85,6 +88,12 @@ def create_app(
     _add_layers(app, settings, metrics)
     _add_error_handlers(app)
     return app
+
+
+def _promise(engine: Engine, settings: Settings) -> Promise:
+    """What the default exits of this server promise, and under which policy they are counted."""
+    default = in_force(server_default(engine.info, settings), engine, settings)
+    return Promise(default.policy, promised_risk(engine.info, settings))
 
 
 def _lifespan(lifecycle: Lifecycle, preprocessor: Preprocessor) -> Lifespan:

@@ -65,6 +65,11 @@ class Lifecycle:
         """False once nothing can be served any more."""
         return self.phase is not Phase.FAILED and (self._engine is None or self._engine.alive)
 
+    @property
+    def ready(self) -> bool:
+        """True while a request would be served."""
+        return self.phase is Phase.READY and self.alive
+
     def engine(self) -> Engine:
         """The loaded engine. Raises ApiError (503)."""
         if self._engine is None:

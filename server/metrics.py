@@ -1,21 +1,24 @@
 """``/metrics``: the HTTP side, and the registry that the engine's side shares.
 
 One registry per app, no global state. Label sets are closed and every child exists from the
-start, so that a rate never begins with a hole and no client can grow the page. The names are a
-contract (docs); buckets are chosen for the quantity.
+start (``server.metric_families``). The names are a contract (docs); buckets are chosen for the
+quantity.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, generate_latest
+from prometheus_client import CollectorRegistry, Histogram, Metric, generate_latest
 
 from dyvte.engine.events import Engine
 from dyvte.params import FinishReason
-from server.engine_metrics import EngineMetrics
+from server.engine_metrics import EngineMetrics, add_build_info, add_state
 from server.images import ImageFault
-from server.shadow_metrics import ShadowMetrics
+from server.metric_families import Children, Families
+from server.metrics_compat import ALIASES, aliases
+from server.request_metrics import CACHES, RequestMetrics
+from server.shadow_metrics import Promise, ShadowMetrics
 
 ENDPOINTS = (
     "/v1/chat/completions",
@@ -31,7 +34,6 @@ ENDPOINTS = (
 STATUSES = ("200", "400", "401", "404", "405", "408", "413", "429", "499", "500", "503", "other")
 REFUSALS = ("queue_full", "not_ready", "draining", "body_too_large", "invalid_prompt")
 STAGES = ("fetch", "decode", "preprocess")
-CACHES = ("image", "prefix")
 
 MEDIA_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 TTFT_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -46,115 +48,122 @@ def endpoint_of(path: str) -> str:
 
 
 class ServerMetrics:
-    """What the server counts itself; ``bind`` adds what a loaded engine reports."""
+    """What the server counts itself; ``bind`` adds what a loaded engine reports.
 
-    def __init__(self, model_name: str) -> None:
+    ``compat`` names another server (a key of ``ALIASES``) whose names are on the page as well.
+    """
+
+    def __init__(self, model_name: str, compat: str | None = None) -> None:
         self.registry = CollectorRegistry()
-        self._model = model_name
-        self._requests = self._counter(
-            "dyvte_requests", "HTTP requests.", {"endpoint": ENDPOINTS, "status_code": STATUSES}
+        self._aliases = ALIASES[compat] if compat else {}
+        self._families = families = Families(self.registry, model_name)
+        self._ready = families.gauge(
+            "dyvte_ready", "1 while the server takes requests: model loaded, not draining."
+        )()
+        self._make_requests(families)
+        self._make_media(families)
+        self._ttft: Children[Histogram] | None = None
+        self._duration: Children[Histogram] | None = None
+
+    def _make_requests(self, families: Families) -> None:
+        self._requests = families.counter(
+            "dyvte_requests",
+            "HTTP requests that ended; 499: the client left first.",
+            endpoint=ENDPOINTS,
+            status_code=STATUSES,
         )
-        finished = (FinishReason.STOP.value, FinishReason.LENGTH.value)
-        self._success = self._counter(
-            "dyvte_request_success", "Requests that got an answer.", {"finish_reason": finished}
+        self._success = families.counter(
+            "dyvte_request_success",
+            "Requests that got their whole answer.",
+            finish_reason=(FinishReason.STOP.value, FinishReason.LENGTH.value),
         )
-        self._refusals = self._counter(
-            "dyvte_admission_rejections", "Requests that were not admitted.", {"reason": REFUSALS}
+        self._refusals = families.counter(
+            "dyvte_admission_rejections", "Requests that were not admitted.", reason=REFUSALS
         )
-        self._media = Histogram(
+
+    def _make_media(self, families: Families) -> None:
+        self._media = families.histogram(
             "dyvte_media_seconds",
-            "Seconds per image by stage.",
-            ("model_name", "stage"),
-            buckets=MEDIA_SECONDS,
-            registry=self.registry,
+            "Seconds to fetch or decode an image, or to preprocess a request's images.",
+            MEDIA_SECONDS,
+            stage=STAGES,
         )
-        for stage in STAGES:
-            self._media.labels(model_name, stage)
-        self._media_errors = self._counter(
+        self._media_errors = families.counter(
             "dyvte_media_errors",
-            "Images refused.",
-            {"reason": [fault.value for fault in ImageFault]},
+            "Images that were refused.",
+            reason=[fault.value for fault in ImageFault],
         )
-        self._counter("dyvte_cache_queries", "Look-ups in a cache.", {"cache": CACHES})
-        self._counter("dyvte_cache_hits", "Look-ups that hit.", {"cache": CACHES})
-        self._ttft: Histogram | None = None
-        self._duration: Histogram | None = None
+        families.counter("dyvte_cache_queries", "Look-ups in a cache.", cache=CACHES)
+        families.counter("dyvte_cache_hits", "Look-ups that found something.", cache=CACHES)
+
+    def watch(self, ready: Callable[[], bool]) -> None:
+        """Ask ``ready`` whenever a page is written."""
+        self._ready.set_function(lambda: float(ready()))
 
     def bind(
         self,
         engine: Engine,
         version: str,
         shadow_share: float = 0.0,
-        promised_risk: float | None = None,
+        promise: Promise | None = None,
     ) -> None:
-        """Add the engine's families and listen to it."""
+        """Add the engine's families and listen to it. Without ``promise`` nothing is promised."""
+        families, info = self._families, engine.info
         policies = policies_of(engine)
-        shadows = ShadowMetrics(self.registry, self._model, policies, shadow_share, promised_risk)
-        self._ttft = self._by_policy(
+        promise = promise or Promise(info.default_exits.policy)
+        self._ttft = families.histogram(
             "dyvte_time_to_first_token_seconds",
-            "Arrival to first token.",
+            "Seconds from a request's arrival to its first token.",
             TTFT_SECONDS,
-            policies,
+            policy=policies,
         )
-        self._duration = self._by_policy(
-            "dyvte_request_duration_seconds", "Arrival to last token.", DURATION_SECONDS, policies
+        self._duration = families.histogram(
+            "dyvte_request_duration_seconds",
+            "Seconds from a request's arrival to its last token.",
+            DURATION_SECONDS,
+            policy=policies,
         )
-        engine.observe(
-            EngineMetrics(self.registry, self._model, engine, policies, version, shadows)
-        )
+        add_state(families, engine.snapshot)
+        add_build_info(families, info, version)
+        requests = RequestMetrics(families, policies, info.num_layers)
+        shadows = ShadowMetrics(families, policies, shadow_share, promise)
+        engine.observe(EngineMetrics(families, requests, shadows))
 
     def page(self) -> bytes:
         """Prometheus' text format."""
         return generate_latest(self)
 
     def collect(self) -> Iterator[Metric]:
-        """The families without the series that tell when each counter was made."""
-        for family in self.registry.collect():
+        """The families without the series that tell when each counter was made; then aliases."""
+        families = list(self.registry.collect())
+        for family in families:
             family.samples = [s for s in family.samples if not s.name.endswith("_created")]
-            yield family
+        yield from families
+        yield from aliases(families, self._aliases)
 
     def request(self, path: str, status: int) -> None:
         """An HTTP request ended."""
         label = str(status) if str(status) in STATUSES else "other"
-        self._requests.labels(self._model, endpoint_of(path), label).inc()
+        self._requests(endpoint_of(path), label).inc()
 
     def refusal(self, reason: str) -> None:
         """A request was not admitted."""
-        self._refusals.labels(self._model, reason).inc()
+        self._refusals(reason).inc()
 
     def answered(self, finish_reason: FinishReason, policy: str, ttft: float, total: float) -> None:
         """A request got its answer; seconds count from its arrival."""
-        self._success.labels(self._model, finish_reason.value).inc()
+        self._success(finish_reason.value).inc()
         if self._ttft is not None and self._duration is not None:
-            self._ttft.labels(self._model, policy).observe(ttft)
-            self._duration.labels(self._model, policy).observe(total)
+            self._ttft(policy).observe(ttft)
+            self._duration(policy).observe(total)
 
     def media_seconds(self, stage: str, seconds: float) -> None:
         """One image passed a stage."""
-        self._media.labels(self._model, stage).observe(seconds)
+        self._media(stage).observe(seconds)
 
     def media_error(self, reason: str) -> None:
         """One image was refused."""
-        self._media_errors.labels(self._model, reason).inc()
-
-    def _counter(self, name: str, text: str, labels: dict[str, Sequence[str]]) -> Counter:
-        """A counter with a child for every combination of ``labels``' values."""
-        counter = Counter(name, text, ("model_name", *labels), registry=self.registry)
-        combinations: list[tuple[str, ...]] = [()]
-        for values in labels.values():
-            combinations = [(*head, value) for head in combinations for value in values]
-        for combination in combinations:
-            counter.labels(self._model, *combination)
-        return counter
-
-    def _by_policy(
-        self, name: str, text: str, buckets: Sequence[float], policies: Sequence[str]
-    ) -> Histogram:
-        labels = ("model_name", "policy")
-        made = Histogram(name, text, labels, buckets=buckets, registry=self.registry)
-        for policy in policies:
-            made.labels(self._model, policy)
-        return made
+        self._media_errors(reason).inc()
 
 
 def policies_of(engine: Engine) -> tuple[str, ...]:

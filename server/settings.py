@@ -151,6 +151,10 @@ class Settings(BaseSettings):
     )
     metrics: bool = Field(default=True, description="serve /metrics")
     metrics_key: bool = Field(default=False, description="/metrics needs the API key too")
+    metrics_compat: Literal["vllm"] | None = Field(
+        default=None,
+        description="vllm: /metrics has the names that vLLM's dashboards and autoscalers know, too",
+    )
 
     # What one request may ask for
     max_body: ByteSize = Field(default=64 * 2**20, ge=1024, description="bytes of a request body")

@@ -8,51 +8,50 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from dataclasses import dataclass
 
 from dyvte.engine.stats import ShadowOutcome, ShadowStats
+from server.metric_families import Families
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """What the server's default exits promise for single turns.
+
+    ``risk`` is the highest share of changed answers (``max_risk``), None where they promise none;
+    ``policy`` is the label under which answers of these exits are counted.
+    """
+
+    policy: str
+    risk: float | None = None
 
 
 class ShadowMetrics:
-    """Families that exist once a model is loaded; all children are made here.
-
-    ``promised`` is the highest share of changed answers that the server's default exits promise
-    (``max_risk``); None, exported as NaN, where they promise none.
-    """
+    """Families that exist once a model is loaded; ``share`` is ``--shadow-share``."""
 
     def __init__(
-        self,
-        registry: CollectorRegistry,
-        model_name: str,
-        policies: Sequence[str],
-        share: float,
-        promised: float | None,
+        self, families: Families, policies: Sequence[str], share: float, promise: Promise
     ) -> None:
-        self._model = model_name
-        self._runs = Counter(
+        self._runs = families.counter(
             "dyvte_shadow_runs",
-            "Answers drawn for a run without exit, by what it said.",
-            ("model_name", "policy", "outcome"),
-            registry=registry,
+            "Answers shaped by an exit or pruning and drawn for a run without, by what it said.",
+            policy=policies,
+            outcome=[outcome.value for outcome in ShadowOutcome],
         )
-        for policy in policies:
-            for outcome in ShadowOutcome:
-                self._runs.labels(model_name, policy, outcome.value)
-        labels = ("model_name",)
-        flops = Counter("dyvte_shadow_flops", "FLOPs of shadow runs.", labels, registry=registry)
-        self._flops = flops.labels(model_name)
-        for name, text, value in (
-            ("dyvte_shadow_share_ratio", "Share of answers drawn for a shadow run.", share),
-            (
-                "dyvte_promised_risk_ratio",
-                "Share of changed answers that the default exits promise at most; NaN: none.",
-                math.nan if promised is None else promised,
-            ),
-        ):
-            Gauge(name, text, labels, registry=registry).labels(model_name).set(value)
+        self._flops = families.counter(
+            "dyvte_shadow_flops", "FLOPs of shadow runs; in no other counter of FLOPs."
+        )
+        families.gauge(
+            "dyvte_shadow_share_ratio",
+            "Share of the answers shaped by an exit or pruning that is drawn for a shadow run.",
+        )().set(share)
+        families.gauge(
+            "dyvte_promised_risk_ratio",
+            "Share of changed answers that the default exits promise at most; NaN: none.",
+            policy=(promise.policy,),
+        )(promise.policy).set(math.nan if promise.risk is None else promise.risk)
 
     def count(self, shadow: ShadowStats) -> None:
         """One drawn answer is settled."""
-        self._runs.labels(self._model, shadow.policy, shadow.outcome.value).inc()
-        self._flops.inc(shadow.flops)
+        self._runs(shadow.policy, shadow.outcome.value).inc()
+        self._flops().inc(shadow.flops)

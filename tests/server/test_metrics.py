@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import httpx
@@ -44,7 +46,7 @@ CONTRACT = {
     "dyvte_shadow_flops": MODEL,
     "dyvte_shadow_runs": POLICY | {"outcome"},
     "dyvte_shadow_share_ratio": MODEL,
-    "dyvte_promised_risk_ratio": MODEL,
+    "dyvte_promised_risk_ratio": POLICY,
     "dyvte_request_flops": POLICY,
     "dyvte_request_flops_saved_ratio": POLICY,
     "dyvte_request_exit_layer": POLICY,
@@ -53,6 +55,11 @@ CONTRACT = {
     "dyvte_visual_token_layers": MODEL | {"state"},
     "dyvte_kv_bytes_saved": MODEL,
     "dyvte_gate_seconds": MODEL,
+    "dyvte_gate_readings": MODEL,
+    "dyvte_gate_nan": MODEL,
+    "dyvte_step_seconds": MODEL,
+    "dyvte_step_rows": MODEL | {"phase"},
+    "dyvte_ready": MODEL,
     "dyvte_media_seconds": MODEL | {"stage"},
     "dyvte_vision_encoder_seconds": MODEL,
     "dyvte_media_errors": MODEL | {"reason"},
@@ -74,6 +81,13 @@ async def samples(client: httpx.AsyncClient) -> dict[tuple[str, frozenset[str]],
     }
 
 
+async def until(ask: Callable[[], Awaitable[httpx.Response]]) -> None:
+    """Ask until the answer is a 200."""
+    async with asyncio.timeout(10):
+        while (await ask()).status_code != 200:
+            await asyncio.sleep(0.01)
+
+
 async def test_every_name_and_label_of_the_contract_is_there_from_the_start(
     connect: Connect,
 ) -> None:
@@ -86,6 +100,28 @@ async def test_every_name_and_label_of_the_contract_is_there_from_the_start(
         for sample in families[name].samples:
             assert sample.labels.keys() - {"le"} == labels, name
             assert sample.labels["model_name"] == "demo"
+
+
+async def test_every_help_text_is_a_sentence_that_says_more_than_the_name(
+    connect: Connect,
+) -> None:
+    async with connect() as client:
+        page = (await client.get("/metrics")).text
+    for family in text_string_to_metric_families(page):
+        text = family.documentation
+        assert text.endswith("."), family.name
+        assert len(text.split()) >= 4, family.name
+
+
+async def test_the_page_says_whether_the_server_takes_requests(connect: Connect) -> None:
+    fake = FakeEngine(load_s=0.05)
+    async with connect(fake, wait=False) as client:
+        states = [(await samples(client))["dyvte_ready", frozenset()]]
+        await until(lambda: client.get("/ready"))
+        states.append((await samples(client))["dyvte_ready", frozenset()])
+        fake.alive = False
+        states.append((await samples(client))["dyvte_ready", frozenset()])
+    assert states == [0, 1, 0]
 
 
 async def test_a_request_is_accounted_for_once(connect: Connect) -> None:
@@ -115,6 +151,9 @@ async def test_a_request_is_accounted_for_once(connect: Connect) -> None:
     assert grown("dyvte_inter_token_latency_seconds_count", "gate") == 2
     for stage in ("decode", "preprocess"):
         assert grown("dyvte_media_seconds_count", stage) == 1
+    assert grown("dyvte_gate_readings_total") == 2
+    assert grown("dyvte_gate_nan_total") == 1
+    assert grown("dyvte_step_seconds_count") == 1
 
 
 async def test_shadows_are_counted_apart_from_requests(connect: Connect) -> None:
@@ -146,16 +185,21 @@ async def test_the_promise_of_the_default_exits_is_told(
     monkeypatch.setattr(fake, "resolve", lambda *_: ExitOptions(aggressiveness=0.3))
     async with connect(fake, default_exits=default) as client:
         seen = await samples(client)
-    assert seen["dyvte_promised_risk_ratio", frozenset()] == pytest.approx(promised, nan_ok=True)
+    told = seen["dyvte_promised_risk_ratio", frozenset({"gate"})]
+    assert told == pytest.approx(promised, nan_ok=True)
 
 
 async def test_the_promise_of_a_calibrated_preset_is_told(connect: Connect) -> None:
     records = {name: PresetRecord(risk, 0.95, None, None) for name, risk in RISKS.items()}
     info = replace(INFO, calibrated=True, records=records)
-    for default, promised in ((None, 0.02), ("safe", 0.005), ("off", math.nan)):
+    for default, policy, promised in (
+        (None, "gate", 0.02),
+        ("safe", "gate", 0.005),
+        ("off", "off", math.nan),
+    ):
         async with connect(FakeEngine(info=info), default_exits=default) as client:
             seen = await samples(client)
-        told = seen["dyvte_promised_risk_ratio", frozenset()]
+        told = seen["dyvte_promised_risk_ratio", frozenset({policy})]
         assert told == pytest.approx(promised, nan_ok=True)
 
 
