@@ -18,7 +18,7 @@ ARGS  ?=
 # brings gigabytes of CUDA). Asked only if it answers; set empty to use pip's configuration alone.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: help setup serve test check check-deploy format bench demo-gates clean
+.PHONY: help setup serve test check check-deploy ray-test format bench demo-gates clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,13 +54,18 @@ check: $(STAMP) ## the whole gate: format, lint, types, tests
 	$(BIN)/mypy
 	$(BIN)/python -m pytest $(ARGS)
 
+DEPLOY_TESTS := $(patsubst %,tests/deploy/test_%.py,dockerfile compose kubernetes kubernetes_schemas)
+
 check-deploy: $(STAMP) $(LINTERS)/.made ## the container image, the compose file and the manifests through their linters
-	@PATH="$(CURDIR)/$(LINTERS)/bin:$$PATH" $(BIN)/python -m pytest tests/deploy $(ARGS)
+	@PATH="$(CURDIR)/$(LINTERS)/bin:$$PATH" $(BIN)/python -m pytest $(DEPLOY_TESTS) $(ARGS)
 
 $(LINTERS)/.made: tests/deploy/linters.txt | $(STAMP)
 	@$(BIN)/python -m venv --clear $(LINTERS)
 	@$(LINTERS)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
+
+ray-test: $(STAMP) ## two replicas under Ray Serve: load, affinity, one killed (needs '.[ray]')
+	@$(BIN)/python -m pytest tests/ray -m ray --log-cli-level=INFO $(ARGS)
 
 format: $(STAMP) ## let ruff format and mend what it can
 	$(BIN)/ruff format .
