@@ -171,6 +171,7 @@ class Heatmap:
             "filterValues": {"le": 1e-9},
             "legend": {"show": True},
             "rowsFrame": {"layout": "le"},
+            "showValue": "never",
             "tooltip": {"mode": "single", "yHistogram": True},
             "yAxis": {"axisPlacement": "left", "unit": self.unit, "reverse": False},
         }

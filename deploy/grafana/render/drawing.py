@@ -78,15 +78,22 @@ def _stat(canvas: Canvas, panel: Json, box: Box, lines: Sequence[Line], span: Sp
     words = text_of(value, defaults["unit"], defaults.get("decimals"))
     words = defaults["noValue"] if math.isnan(value) else words
     canvas.text(box.x + 14, box.y + 72, words, 24 if len(words) < 11 else 18, colour, bold=True)
-    if panel["options"]["graphMode"] != "area" or not lines or len(lines[0].series.times) < 2:
-        return
-    axes = canvas.axes(box.inside(1, 84, 1, 1))
+    if panel["options"]["graphMode"] == "area" and lines and not math.isnan(value):
+        _sparkline(canvas.axes(box.inside(1, 84, 1, 1)), lines[0].series, colour, span)
+
+
+def _sparkline(axes: Axes, series: Series, colour: str, span: Span) -> None:
+    finite = [
+        (time, value)
+        for time, value in zip(series.times, series.values, strict=True)
+        if math.isfinite(value)
+    ]
+    times, values = zip(*finite, strict=True)
+    low, high = min(0.0, *values), max(0.0, *values)
     axes.axis("off")
-    times, values = lines[0].series.times, lines[0].series.values
     axes.plot(times, values, color=colour, lw=1.3)
-    low = min(0.0, *values)
     axes.fill_between(times, values, low, color=colour, alpha=0.18, lw=0)
-    axes.set(xlim=(span.start, span.end), ylim=(low, max(values) * 1.15 or 1))
+    axes.set(xlim=(span.start, span.end), ylim=(low, high + 0.15 * (high - low) or 1))
 
 
 def _time_series(canvas: Canvas, panel: Json, box: Box, lines: Sequence[Line], span: Span) -> None:
