@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, TypeVar
 
+from dyvte.checks import above, at_least, between, number, whole
 from dyvte.errors import OptionError
 
 MAX_TOP_LOGPROBS = 20
+MAX_LOGIT_BIAS = 100.0  # as OpenAI has it
 
 # Settings that a policy which decides nothing cannot heed.
 MEANINGLESS = {
@@ -43,7 +45,9 @@ class SamplingParams:
     ``seed`` makes a sampled result repeatable whatever else runs in the batch. ``stop`` holds
     strings (the text ends before them), ``stop_token_ids`` ids (not returned). ``logprobs`` is
     the number of alternatives to report per token (0: the chosen one only). ``return_logits``
-    keeps the float32 logits of every chosen token in the offline result.
+    keeps the float32 logits of every chosen token in the offline result; both are the model's own,
+    before bias and penalties. ``logit_bias`` maps ids to what is added to their logits.
+    The penalties are those of ``dyvte.penalties``.
     """
 
     max_tokens: int | None = 16
@@ -59,6 +63,10 @@ class SamplingParams:
     n: int = 1
     logprobs: int | None = None
     return_logits: bool = False
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         stop: object = self.stop
@@ -70,32 +78,40 @@ class SamplingParams:
             object.__setattr__(self, "stop", tuple(self.stop))
         object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
         if self.max_tokens is not None:
-            _at_least("max_tokens", self.max_tokens, 1)
-        _between("temperature", self.temperature, 0.0, 2.0)
-        _between("top_p", self.top_p, 0.0, 1.0)
+            at_least("max_tokens", self.max_tokens, 1)
+        between("temperature", self.temperature, 0.0, 2.0)
+        between("top_p", self.top_p, 0.0, 1.0)
         if self.top_p == 0.0:
             raise OptionError("top_p", "must be above 0 (use temperature 0 for greedy)")
-        _at_least("top_k", self.top_k, 0)
-        _between("min_p", self.min_p, 0.0, 1.0)
-        if self.seed is not None and (
-            isinstance(self.seed, bool) or not isinstance(self.seed, int)
-        ):
-            raise OptionError("seed", f"must be a whole number, not {self.seed!r}")
-        _at_least("min_tokens", self.min_tokens, 0)
+        at_least("top_k", self.top_k, 0)
+        between("min_p", self.min_p, 0.0, 1.0)
+        if self.seed is not None:
+            whole("seed", self.seed)
+        at_least("min_tokens", self.min_tokens, 0)
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise OptionError(
                 "min_tokens", f"{self.min_tokens} exceeds max_tokens {self.max_tokens}"
             )
-        _at_least("n", self.n, 1)
+        at_least("n", self.n, 1)
         if self.logprobs is not None and not 0 <= self.logprobs <= MAX_TOP_LOGPROBS:
             raise OptionError("top_logprobs", f"must be 0..{MAX_TOP_LOGPROBS}, not {self.logprobs}")
         if any(not isinstance(text, str) or not text for text in self.stop):
             raise OptionError("stop", "each stop must be a non-empty string")
+        between("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
+        between("presence_penalty", self.presence_penalty, -2.0, 2.0)
+        above("repetition_penalty", self.repetition_penalty, 0.0)
+        object.__setattr__(self, "logit_bias", _bias(self.logit_bias))
 
     @property
     def greedy(self) -> bool:
         """True if the highest logit is taken, without a random number."""
         return self.temperature == 0.0
+
+    @property
+    def adjusts(self) -> bool:
+        """True if the logits are changed before a token is chosen."""
+        penalties = (self.frequency_penalty, self.presence_penalty, self.repetition_penalty)
+        return bool(self.logit_bias) or penalties != (0.0, 0.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +136,9 @@ class PruneOptions:
         if not isinstance(self.method, str) or not self.method:
             raise OptionError("prune.method", "must be the name of a pruning method")
         if self.layer is not None:
-            _at_least("prune.layer", self.layer, 0)
+            at_least("prune.layer", self.layer, 0)
         if self.ratio is not None:
-            _between("prune.ratio", self.ratio, 0.0, 1.0)
+            between("prune.ratio", self.ratio, 0.0, 1.0)
         if self.stages is not None:
             object.__setattr__(self, "stages", _stages(self.stages))
 
@@ -164,16 +180,16 @@ class ExitOptions:
     def _check_ranges(self) -> None:
         a = self.aggressiveness
         if a is not None:
-            _number("aggressiveness", a)
+            number("aggressiveness", a)
             # NaN is allowed on purpose: it compares false everywhere, so it keeps the image.
             if not math.isnan(a) and not 0.0 <= a <= 1.0:
                 raise OptionError("aggressiveness", f"must be between 0 and 1, not {a}")
         if self.max_risk is not None:
-            _between("max_risk", self.max_risk, 0.0, 1.0)
+            between("max_risk", self.max_risk, 0.0, 1.0)
         for name in ("exit_layer", "min_layer", "max_layer"):
             value = getattr(self, name)
             if value is not None:
-                _at_least(name, value, 0)
+                at_least(name, value, 0)
         if self.min_layer is not None and self.max_layer is not None:
             if self.min_layer > self.max_layer:
                 raise OptionError(
@@ -208,6 +224,16 @@ def _from_mapping(cls: type[T], value: Mapping[str, Any], prefix: str) -> T:
     return cls(**value)
 
 
+def _bias(value: object) -> dict[int, float]:
+    """A copy, checked; ids in order."""
+    if not isinstance(value, Mapping):
+        raise OptionError("logit_bias", "must map token ids to numbers")
+    for token, bias in value.items():
+        at_least("logit_bias", token, 0)
+        between("logit_bias", bias, -MAX_LOGIT_BIAS, MAX_LOGIT_BIAS)
+    return {token: float(value[token]) for token in sorted(value)}
+
+
 def _stages(value: object) -> tuple[tuple[int, float], ...]:
     """Pairs of a layer and a share, as tuples; JSON may write a layer as 2.0."""
     what = "prune.stages"
@@ -220,25 +246,7 @@ def _stages(value: object) -> tuple[tuple[int, float], ...]:
         layer, share = pair
         if isinstance(layer, float) and layer.is_integer():
             layer = int(layer)
-        _at_least(what, layer, 0)
-        _number(what, share)  # its range is checked with the rule's own defaults
+        at_least(what, layer, 0)
+        number(what, share)  # its range is checked with the rule's own defaults
         pairs.append((layer, float(share)))
     return tuple(pairs)
-
-
-def _number(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise OptionError(name, f"must be a number, not {value!r}")
-
-
-def _between(name: str, value: float, low: float, high: float) -> None:
-    _number(name, value)
-    if not low <= value <= high:
-        raise OptionError(name, f"must be between {low:g} and {high:g}, not {value}")
-
-
-def _at_least(name: str, value: int, low: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise OptionError(name, f"must be a whole number, not {value!r}")
-    if value < low:
-        raise OptionError(name, f"must be at least {low}, not {value}")

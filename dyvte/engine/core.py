@@ -268,11 +268,10 @@ class EngineCore:
     def _choose(self, pairs: Seq[tuple[Sequence, torch.Tensor]]) -> list[Emission]:
         if not pairs:
             return []
-        logits = torch.stack([row for _, row in pairs])
-        sequences = [sequence for sequence, _ in pairs]
+        sequences, logits = zip(*pairs, strict=True)
         eos = self.model.adapter.eos_token_ids
         ids = sample(
-            logits,
+            torch.stack([each.scores(row) for each, row in pairs]),
             [each.owner.sampling for each in sequences],
             [each.generator for each in sequences],
             [each.forbidden(eos) for each in sequences],
@@ -345,5 +344,8 @@ def _check_ids(sampling: SamplingParams, vocab_size: int) -> None:
     for token in sampling.stop_token_ids:
         if not 0 <= token < vocab_size:
             raise OptionError("stop_token_ids", f"{token} is not in the vocabulary of {vocab_size}")
+    for token in sampling.logit_bias:
+        if token >= vocab_size:
+            raise OptionError("logit_bias", f"{token} is not in the vocabulary of {vocab_size}")
     if sampling.logprobs is not None and sampling.logprobs > vocab_size:
         raise OptionError("top_logprobs", f"{sampling.logprobs} exceeds the vocabulary")

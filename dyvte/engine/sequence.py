@@ -15,6 +15,7 @@ from dyvte.exits.policy import Chain, ExitPolicy, Fixed, Off, Policy
 from dyvte.exits.prune.rule import Replay
 from dyvte.models.adapter import PromptLayout
 from dyvte.params import ExitOptions, FinishReason, SamplingParams
+from dyvte.penalties import Penalties
 from dyvte.sampling import generator_for
 from dyvte.trace import SequenceTrace
 
@@ -86,11 +87,15 @@ class Sequence:
     tail: bytes = b""
     last_token_at: float | None = None
     logits: list[Tensor] = field(default_factory=list)
+    penalties: Penalties | None = None
 
     @classmethod
     def of(cls, owner: RequestState, seq: int, index: int) -> Sequence:
         """A new choice with its own generator."""
-        return cls(seq, index, owner, generator_for(owner.sampling, index))
+        sampling = owner.sampling
+        ids = owner.request.prompt.token_ids
+        penalties = Penalties(sampling, ids) if sampling.adjusts else None
+        return cls(seq, index, owner, generator_for(sampling, index), penalties=penalties)
 
     @property
     def rows(self) -> int:
@@ -105,6 +110,12 @@ class Sequence:
             return self.owner.policy
         leave: ExitPolicy = Off() if trace.exit_layer is None else Fixed(trace.exit_layer)
         return Chain(Replay.of(trace.cuts), leave) if trace.cuts else leave
+
+    def scores(self, logits_V: Tensor) -> Tensor:
+        """What its next token is chosen from: the model's logits, or an adjusted copy ``[V]``."""
+        return (
+            logits_V if self.penalties is None else self.penalties.apply(logits_V, self.token_ids)
+        )
 
     def forbidden(self, eos: frozenset[int]) -> Seq[int]:
         """Ids that must not be chosen yet: end tokens before ``min_tokens``."""

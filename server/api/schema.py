@@ -157,6 +157,9 @@ Stop = Annotated[
     Discriminator(_form),
 ]
 TokenId = Annotated[int, Field(ge=0)]
+TokenKey = Annotated[str, Field(pattern=r"^\d{1,9}$")]
+Bias = Annotated[float, Field(ge=-100, le=100)]
+Penalty = Annotated[float, Field(ge=-2, le=2)]
 
 
 class ChatRequest(Wire):
@@ -177,6 +180,10 @@ class ChatRequest(Wire):
     stop: Stop | None = None
     stop_token_ids: Annotated[list[TokenId], Field(max_length=64)] | None = None
     ignore_eos: bool | None = None
+    frequency_penalty: Penalty | None = None
+    presence_penalty: Penalty | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    logit_bias: Annotated[dict[TokenKey, Bias], Field(max_length=1024)] | None = None
 
     # The answer's form
     n: Annotated[int, Field(ge=1, le=128)] | None = None

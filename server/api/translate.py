@@ -70,9 +70,13 @@ def translate(
 ) -> ChatJob:
     """The job that ``request`` asks for. Raises ApiError (400)."""
     _check_limits(request, settings)
-    if max(request.stop_token_ids or (0,)) >= engine.info.vocab_size:
-        limit = engine.info.vocab_size - 1
-        raise bad_request(f"Invalid 'stop_token_ids': ids go up to {limit}.", "stop_token_ids")
+    for name, ids in (
+        ("stop_token_ids", request.stop_token_ids or ()),
+        ("logit_bias", map(int, request.logit_bias or ())),
+    ):
+        if max(ids, default=0) >= engine.info.vocab_size:
+            limit = engine.info.vocab_size - 1
+            raise bad_request(f"Invalid '{name}': ids go up to {limit}.", name)
     try:
         sampling = _sampling(request)
     except OptionError as error:
@@ -141,6 +145,10 @@ def _sampling(request: ChatRequest) -> SamplingParams:
         ignore_eos=bool(request.ignore_eos),
         n=request.n or 1,
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+        frequency_penalty=request.frequency_penalty or 0.0,
+        presence_penalty=request.presence_penalty or 0.0,
+        repetition_penalty=_or(request.repetition_penalty, 1.0),
+        logit_bias={int(key): bias for key, bias in (request.logit_bias or {}).items()},
     )
 
 

@@ -44,9 +44,35 @@ def test_every_sampling_field_arrives() -> None:
             n=2,
             logprobs=True,
             top_logprobs=4,
+            frequency_penalty=1,
+            presence_penalty=-2,
+            repetition_penalty=1.5,
+            logit_bias={"3": -100, "1": 2.5},
         )
     ).sampling
-    assert asked == SamplingParams(7, 0, 0.5, 0, 0.1, -3, ("END",), (2,), 1, True, 2, 4)
+    assert asked == SamplingParams(
+        max_tokens=7,
+        temperature=0,
+        top_p=0.5,
+        min_p=0.1,
+        seed=-3,
+        stop=("END",),
+        stop_token_ids=(2,),
+        min_tokens=1,
+        ignore_eos=True,
+        n=2,
+        logprobs=4,
+        frequency_penalty=1,
+        presence_penalty=-2,
+        repetition_penalty=1.5,
+        logit_bias={1: 2.5, 3: -100},
+    )
+
+
+def test_a_bias_outside_the_vocabulary_is_named() -> None:
+    with pytest.raises(ApiError) as caught:
+        job(body(logit_bias={"999999999": 1}))
+    assert caught.value.detail["param"] == "logit_bias"
 
 
 def test_logprobs_without_rivals_reports_the_chosen_token_only() -> None:
