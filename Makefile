@@ -18,7 +18,8 @@ ARGS  ?=
 # brings gigabytes of CUDA). Asked only if it answers; set empty to use pip's configuration alone.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: help setup serve test check check-deploy ray-test format bench demo-gates clean
+.PHONY: help setup serve test check check-deploy ray-test observability-test dashboards format bench \
+  demo-gates clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,6 +67,12 @@ $(LINTERS)/.made: tests/deploy/linters.txt | $(STAMP)
 
 ray-test: $(STAMP) ## two replicas under Ray Serve: load, affinity, one killed (needs '.[ray]')
 	@$(BIN)/python -m pytest tests/ray -m ray --log-cli-level=INFO $(ARGS)
+
+observability-test: $(STAMP) ## rules, alerts and dashboards under a real Prometheus and Alertmanager (some six minutes)
+	@$(BIN)/python -m pytest tests/observability -m observability $(ARGS)
+
+dashboards: $(STAMP) ## write deploy/grafana/dashboards from the code beside them
+	@$(BIN)/python -m deploy.grafana.build
 
 format: $(STAMP) ## let ruff format and mend what it can
 	$(BIN)/ruff format .
