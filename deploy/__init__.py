@@ -1,0 +1,1 @@
+"""What runs the server for other people: containers, monitoring, many replicas. Not installed."""
