@@ -18,7 +18,7 @@ ARGS  ?=
 # brings gigabytes of CUDA). Asked only if it answers; set empty to use pip's configuration alone.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: help setup serve test check check-deploy ray-test observability-test dashboards format bench \
+.PHONY: help setup serve test check check-deploy check-prometheus ray-test observability-test dashboards format bench \
   demo-gates clean
 
 help: ## this list
@@ -64,6 +64,11 @@ $(LINTERS)/.made: tests/deploy/linters.txt | $(STAMP)
 	@$(BIN)/python -m venv --clear $(LINTERS)
 	@$(LINTERS)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
+
+check-prometheus: $(STAMP) ## rules, alerts and routing, replayed (needs Debian's prometheus and prometheus-alertmanager)
+	@for program in promtool amtool prometheus-alertmanager; do command -v $$program >/dev/null || { \
+	  echo "make check-prometheus: no $$program (apt install prometheus prometheus-alertmanager)" >&2; exit 2; }; done
+	@$(BIN)/python -m pytest tests/prometheus -m "promtool or not promtool" $(ARGS)
 
 ray-test: $(STAMP) ## two replicas under Ray Serve: load, affinity, one killed (needs '.[ray]')
 	@$(BIN)/python -m pytest tests/ray -m ray --log-cli-level=INFO $(ARGS)
