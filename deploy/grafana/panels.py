@@ -110,8 +110,8 @@ class TimeSeries:
         custom = {
             "drawStyle": "line",
             "lineInterpolation": "linear",
-            "lineWidth": 1 if self.stack else 2,
-            "fillOpacity": 60 if self.stack else 8,
+            "lineWidth": 0 if self.stack else 2,
+            "fillOpacity": 70 if self.stack else 8,
             "gradientMode": "none",
             "showPoints": "never",
             "spanNulls": False,

@@ -71,6 +71,7 @@ class Style:
         if self.dash:
             properties += [
                 {"id": "custom.lineStyle", "value": {"fill": "dash", "dash": [8, 6]}},
+                {"id": "custom.lineWidth", "value": 2},
                 {"id": "custom.fillOpacity", "value": 0},
                 {"id": "custom.stacking", "value": {"mode": "none", "group": "A"}},
             ]

@@ -119,9 +119,9 @@ MEDIA = Section(
         ),
         TimeSeries(
             "Images refused, by reason",
-            "Images per second that could not be used. A jump is often one client with a new bug.",
-            "si:image/s",
-            (Query(rate("dyvte_media_errors_total", MODEL, "reason"), "{{reason}}"),),
+            "Images per minute that could not be used. A jump is often one client with a new bug.",
+            "suffix: images/min",
+            (Query(f"60 * {rate('dyvte_media_errors_total', MODEL, 'reason')}", "{{reason}}"),),
             by_name(FAULTS),
             width=6,
         ),

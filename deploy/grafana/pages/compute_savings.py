@@ -28,6 +28,8 @@ from deploy.grafana.styles import (
     by_name,
 )
 
+SAVED_RATIO = "dyvte_request_flops_saved_ratio"
+
 HEADLINES = Section(
     "What the exits save",
     (
@@ -149,20 +151,17 @@ WHERE = Section(
         TimeSeries(
             "Saved share of a request, by policy",
             "Median of the share of FLOPs that single requests saved, and the tenth percentile, "
-            "dashed: one request in ten saves less. Interpolated inside buckets.",
+            "dashed: one request in ten saves less. Interpolated inside buckets; requests that "
+            "lost count as 0 here, what they lost is under What saving costs.",
             "percentunit",
-            (
+            tuple(
                 Query(
-                    quantile(0.5, "dyvte_request_flops_saved_ratio", POLICY, "policy"),
-                    "{{policy}} p50",
-                ),
-                Query(
-                    quantile(0.1, "dyvte_request_flops_saved_ratio", POLICY, "policy"),
-                    "{{policy}} p10",
-                ),
+                    f"clamp_min({quantile(q, SAVED_RATIO, POLICY, 'policy')}, 0)",
+                    f"{{{{policy}}}} p{100 * q:.0f}",
+                )
+                for q in (0.5, 0.1)
             ),
             (*by_name(POLICIES), Style("p10$", dash=True)),
-            least=None,
         ),
         Heatmap(
             "Requested aggressiveness",

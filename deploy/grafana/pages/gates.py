@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from deploy.grafana.dashboard import MODEL, POLICY
-from deploy.grafana.expressions import quantile, rate, share
+from deploy.grafana.expressions import rate, share
 from deploy.grafana.panels import Query, Section, TimeSeries
 from deploy.grafana.styles import BAD, GREEN, PINK, POLICIES, Style, by_name
 
@@ -47,9 +47,17 @@ GATES = Section(
         ),
         TimeSeries(
             "Exit layer, by policy",
-            "Median layer after which images left. Earlier exits save more and risk more.",
+            "Mean layer after which images left. Earlier exits save more and risk more.",
             "short",
-            (Query(quantile(0.5, "dyvte_request_exit_layer", POLICY, "policy"), "{{policy}}"),),
+            (
+                Query(
+                    share(
+                        rate("dyvte_request_exit_layer_sum", POLICY, "policy"),
+                        rate("dyvte_request_exit_layer_count", POLICY, "policy"),
+                    ),
+                    "{{policy}}",
+                ),
+            ),
             by_name(POLICIES),
             width=6,
         ),

@@ -148,10 +148,10 @@ CHECKS = Section(
     (
         TimeSeries(
             "Shadow runs, by outcome",
-            "Drawn answers per second: agreed, changed, skipped (they were sampled), dropped (no "
+            "Drawn answers per minute: agreed, changed, skipped (they were sampled), dropped (no "
             "quiet moment came). Much dropped: busy hours go unchecked.",
-            "si:run/s",
-            (Query(rate(RUNS, POLICY, "outcome"), "{{outcome}}"),),
+            "suffix: runs/min",
+            (Query(f"60 * {rate(RUNS, POLICY, 'outcome')}", "{{outcome}}"),),
             by_name(SHADOWS),
             stack=True,
             width=8,
@@ -170,7 +170,6 @@ CHECKS = Section(
                 ),
             ),
             by_name(POLICIES),
-            least=None,
             most=1,
             width=8,
         ),

@@ -14,13 +14,15 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
 from numpy.typing import NDArray
 
 from deploy.grafana.queries import Json, Series
 from deploy.grafana.render.canvas import FAINT, GRID, INK, Box, Canvas, box_of
 from deploy.grafana.render.units import text_of
 
+TICKS = (10, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400)  # seconds
+LEFT = 84  # pixels for the labels of an axis
 PALETTE = ("#56A64B", "#F2A93B", "#3D8BFD", "#F2842B", "#E02F44", "#2BB3C0", "#E0679B", "#A16AE8")
 
 
@@ -98,7 +100,7 @@ def _sparkline(axes: Axes, series: Series, colour: str, span: Span) -> None:
 
 def _time_series(canvas: Canvas, panel: Json, box: Box, lines: Sequence[Line], span: Span) -> None:
     rows = canvas.legend_lines(box.w - 24, [line.name for line in lines])
-    axes = canvas.axes(box.inside(68, 38, 16, 32 + 15 * rows))
+    axes = canvas.axes(box.inside(LEFT, 38, 16, 32 + 15 * rows))
     defaults = panel["fieldConfig"]["defaults"]
     stacked = defaults["custom"]["stacking"]["mode"] == "normal"
     grid = np.arange(span.start, span.end + span.step / 2, span.step)
@@ -107,8 +109,7 @@ def _time_series(canvas: Canvas, panel: Json, box: Box, lines: Sequence[Line], s
         values = _on_grid(line.series, grid)
         if stacked and not line.dash:
             top = floor + np.nan_to_num(values)
-            axes.fill_between(grid, floor, top, color=line.colour, alpha=0.6, lw=0)
-            axes.plot(grid, top, color=line.colour, lw=1)
+            axes.fill_between(grid, floor, top, color=line.colour, alpha=0.7, lw=0)
             floor = top
             continue
         style = (0, (5, 3)) if line.dash else "-"
@@ -124,7 +125,7 @@ def _time_series(canvas: Canvas, panel: Json, box: Box, lines: Sequence[Line], s
 
 
 def _heatmap(canvas: Canvas, panel: Json, box: Box, lines: Sequence[Line], span: Span) -> None:
-    axes = canvas.axes(box.inside(68, 38, 16, 34))
+    axes = canvas.axes(box.inside(LEFT, 38, 16, 34))
     grid = np.arange(span.start, span.end + span.step / 2, span.step)
     ordered = sorted(lines, key=lambda line: float(line.name.replace("+Inf", "inf")))
     ordered = [line for line in ordered if line.name != "+Inf"]
@@ -143,7 +144,7 @@ def _heatmap(canvas: Canvas, panel: Json, box: Box, lines: Sequence[Line], span:
         linewidth=0.4,
     )
     _furnish(axes, span, "")
-    every = max(1, math.ceil(len(ordered) / 8))
+    every = max(1, math.ceil(len(ordered) / 12))
     shown = range(0, len(ordered), every)
     unit = panel["options"]["yAxis"]["unit"]
     axes.set_yticks(list(shown), [text_of(float(ordered[i].name), unit) for i in shown])
@@ -175,10 +176,12 @@ def _furnish(axes: Axes, span: Span, unit: str) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: text_of(value, unit)))
     axes.grid(color=GRID, lw=0.7)
     axes.set_axisbelow(True)
-    axes.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 1.5, 3, 6, 10]))
+    room = axes.bbox.width / 90
+    every = next((each for each in TICKS if (span.end - span.start) / each <= room), TICKS[-1])
+    axes.xaxis.set_major_locator(MultipleLocator(every))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _clock(value, span)))
 
 
 def _clock(value: float, span: Span) -> str:
     moment = dt.datetime.fromtimestamp(value, dt.UTC)
-    return moment.strftime("%H:%M:%S" if span.end - span.start < 900 else "%H:%M")
+    return moment.strftime("%H:%M:%S" if span.end - span.start < 600 else "%H:%M")

@@ -41,7 +41,9 @@ def _text(value: float, unit: str, decimals: int | None) -> str:
         power = min(int(math.log(max(abs(value), 1), 1024)), len(BINARY) - 1)
         return f"{_number(value / 1024**power, decimals)} {BINARY[power]}"
     if unit == "currencyUSD":
-        return f"${_number(value, decimals)}"
+        return f"${_plain(value)}".replace("$-", "-$")
+    if unit.startswith("suffix:"):
+        return _number(value, decimals) + unit.removeprefix("suffix:")
     if unit == "s" and abs(value) >= 120:
         return f"{_number(value / 60, decimals)} min"
     if unit in ("short", "none", ""):
@@ -59,6 +61,12 @@ def _scaled(value: float, unit: str, decimals: int | None) -> str:
     power = 0 if value == 0 else 3 * math.floor(math.log10(abs(value)) / 3)
     power = max(min(power, max(PREFIXES)), min(PREFIXES))
     return f"{_number(value / 10.0**power, decimals)} {PREFIXES[power]}{unit}".rstrip()
+
+
+def _plain(value: float) -> str:
+    """Three digits without an exponent, however small."""
+    places = 2 if value == 0 else max(2, DIGITS - 1 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{places}f}"
 
 
 def _number(value: float, decimals: int | None) -> str:
