@@ -78,7 +78,7 @@ def test_colours_and_dashes_are_the_panels_own() -> None:
         (3 * 2**20, "bytes", None, "3 MiB"),
         (0.0000024, "currencyUSD", None, "$0.00000240"),
         (1234.5, "currencyUSD", None, "$1,234.50"),
-        (3.0, "suffix: runs/min", None, "3 runs/min"),
+        (3.0, "suffix:runs/min", None, "3 runs/min"),
         (1234.5, "short", None, "1234"),
         (2.5e6, "short", None, "2.5 M"),
         (0.5, "reqps", None, "0.5 req/s"),

@@ -120,7 +120,7 @@ MEDIA = Section(
         TimeSeries(
             "Images refused, by reason",
             "Images per minute that could not be used. A jump is often one client with a new bug.",
-            "suffix: images/min",
+            "suffix:images/min",
             (Query(f"60 * {rate('dyvte_media_errors_total', MODEL, 'reason')}", "{{reason}}"),),
             by_name(FAULTS),
             width=6,

@@ -150,7 +150,7 @@ CHECKS = Section(
             "Shadow runs, by outcome",
             "Drawn answers per minute: agreed, changed, skipped (they were sampled), dropped (no "
             "quiet moment came). Much dropped: busy hours go unchecked.",
-            "suffix: runs/min",
+            "suffix:runs/min",
             (Query(f"60 * {rate(RUNS, POLICY, 'outcome')}", "{{outcome}}"),),
             by_name(SHADOWS),
             stack=True,

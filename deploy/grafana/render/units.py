@@ -43,7 +43,7 @@ def _text(value: float, unit: str, decimals: int | None) -> str:
     if unit == "currencyUSD":
         return f"${_plain(value)}".replace("$-", "-$")
     if unit.startswith("suffix:"):
-        return _number(value, decimals) + unit.removeprefix("suffix:")
+        return f"{_number(value, decimals)} {unit.removeprefix('suffix:')}"
     if unit == "s" and abs(value) >= 120:
         return f"{_number(value / 60, decimals)} min"
     if unit in ("short", "none", ""):
