@@ -110,7 +110,7 @@ def _lifespan(lifecycle: Lifecycle, preprocessor: Preprocessor) -> Lifespan:
             loading.cancel()
             with suppress(asyncio.CancelledError):
                 await loading
-            preprocessor.close()
+            await preprocessor.close()
 
     return lifespan
 

@@ -1,9 +1,9 @@
-"""A user's image URL → an RGB picture, under limits. Blocking: runs in worker threads.
+"""An image file → an upright RGB picture, under limits. Blocking: runs in worker threads.
 
-Only ``data:`` URLs; nobody's string ever reaches a function that opens files or sockets. Pixels
-are counted from the header before anything is decoded, and only four formats are tried. What
-Pillow says about a broken file stays here: messages are fixed, since library texts have leaked
-addresses elsewhere (CVE-2026-22778).
+Files come out of ``data:`` URLs here and from named hosts in ``server.remote``; nobody's string
+ever reaches a function that opens files. Pixels are counted from the header before anything is
+decoded, and only four formats are tried. What Pillow says about a broken file stays here:
+messages are fixed, since library texts have leaked addresses elsewhere (CVE-2026-22778).
 """
 
 from __future__ import annotations
@@ -13,14 +13,25 @@ import binascii
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
+from hashlib import sha256
 from io import BytesIO
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from dyvte.pictures import rgb
+from server.in_flight import InFlight
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 ORIENTATION = 0x0112
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 LOW_DETAIL = (512, 512)  # OpenAI's "low": a version of at most 512 × 512
 _DATA_URL = re.compile(r"data:image/(?:jpeg|jpg|png|webp|gif);base64,", re.IGNORECASE)
 
@@ -29,6 +40,7 @@ class ImageFault(StrEnum):
     """Why an image was refused; the label of ``dyvte_media_errors_total``."""
 
     URL = "url"
+    FETCH = "fetch"
     BASE64 = "base64"
     EMPTY = "empty"
     TOO_MANY_BYTES = "too_many_bytes"
@@ -88,22 +100,34 @@ def read_data_url(url: str, max_bytes: int) -> bytes:
 
 def _refusal(url: str) -> str:
     scheme = url[:8].lower()
-    if scheme.startswith(("http:", "https:")):
-        return "remote images are off until the operator names hosts; send a data: URL"
+    if scheme.startswith("http:"):
+        return "http: images are not fetched; send a data: URL"
     if scheme.startswith("data:"):
         return "must be data:image/jpeg, png, webp or gif in base64 (data:image/png;base64,…)"
     return "must be a data: URL (data:image/png;base64,…)"
 
 
-def decode_image(data: bytes, limits: ImageLimits, detail: str = "auto") -> Image.Image:
-    """``data`` as an upright RGB picture without transparency. Raises ImageError."""
+Decoding = InFlight[tuple[bytes, bool], Image.Image]
+"""Pictures that are being decoded now, by the hash of the whole file and by "low detail?"."""
+
+
+def decode_image(
+    data: bytes, limits: ImageLimits, detail: str = "auto", decoding: Decoding | None = None
+) -> Image.Image:
+    """``data`` as an upright RGB picture without transparency. Raises ImageError.
+
+    The picture may be shared with other callers of the same ``decoding``: do not change it.
+    """
     if not data:
         raise ImageError(ImageFault.EMPTY, "the image is empty")
+    low = detail == "low"
     try:
         with Image.open(BytesIO(data), formats=FORMATS) as opened:
             limits.take(*opened.size)
-            opened.load()
-            picture = rgb(_upright(opened))
+            if decoding is None:
+                return _read(opened, low)
+            key = sha256(data).digest(), low
+            return decoding.result(key, lambda: _read(opened, low))
     except ImageError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -112,15 +136,20 @@ def decode_image(data: bytes, limits: ImageLimits, detail: str = "auto") -> Imag
         raise ImageError(
             ImageFault.UNREADABLE, "the image cannot be read; send a whole JPEG, PNG, WebP or GIF"
         ) from None
-    if detail == "low":
+
+
+def _read(opened: Image.Image, low: bool) -> Image.Image:
+    opened.load()
+    picture = rgb(_upright(opened))
+    if low:
         picture.thumbnail(LOW_DETAIL)
     return picture
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Turn as EXIF says; a broken EXIF block says nothing."""
+    """Turn as EXIF says; a broken EXIF block says nothing, and none of it is written again."""
     try:
-        turned = image.getexif().get(ORIENTATION, 1) != 1
+        turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
     except Exception:
         return image
-    return ImageOps.exif_transpose(image) if turned else image
+    return image if turn is None else image.transpose(turn)

@@ -36,6 +36,9 @@ def configure_logs(level: str, form: str) -> None:
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     # uvicorn tells its own life at "info"; ours is told already.
     logging.getLogger("uvicorn").setLevel("DEBUG" if level == "debug" else "WARNING")
+    # httpx tells every URL that it fetches, and a URL may hold somebody's signature.
+    for chatty in ("httpx", "httpcore"):
+        logging.getLogger(chatty).setLevel("WARNING")
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

@@ -72,6 +72,8 @@ def read_config(path: Path) -> dict[str, Any]:
 
 ByteSize = Annotated[int, BeforeValidator(parse_bytes)]
 Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(parse_list)]
+Host = Annotated[str, Field(pattern=r"^(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*(:[0-9]{1,5})?$")]
+Hosts = Annotated[tuple[Host, ...], NoDecode, BeforeValidator(parse_list)]
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(parse_list)]
 
 
@@ -164,6 +166,14 @@ class Settings(BaseSettings):
     )
     max_image_pixels: int = Field(default=50_000_000, ge=1, description="pixels of one image")
     max_request_pixels: int = Field(default=100_000_000, ge=1, description="pixels of all images")
+    image_hosts: Hosts = Field(
+        default=(),
+        description="hosts that https: images may be fetched from, with commas: name, name:port "
+        "or *.name (default: none)",
+    )
+    image_timeout: float = Field(
+        default=10.0, gt=0, description="seconds to fetch the images of a request"
+    )
     max_messages: int = Field(default=512, ge=1, description="messages per request")
     max_n: int = Field(default=16, ge=1, le=128, description="choices per request")
     max_stop: int = Field(default=4, ge=0, description="stop strings per request")

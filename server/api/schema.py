@@ -42,7 +42,8 @@ class RefusalPart(Wire):
 
 
 class ImageUrl(Wire):
-    """Where an image is (a ``data:`` URL), and how finely to look at it."""
+    """Where an image is (``data:``, or ``https:`` of a host that the operator named), and how
+    finely to look at it."""
 
     url: str
     detail: Literal["auto", "low", "high"] | None = None

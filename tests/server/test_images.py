@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import struct
 import zlib
+from io import BytesIO
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from server.images import FORMATS, ImageError, ImageFault, ImageLimits, decode_image, read_data_url
 from tests.server.conftest import Connect
@@ -67,16 +68,82 @@ def test_every_mode_becomes_rgb(mode: str) -> None:
     assert picture.getpixel((1, 1)) == (255, 255, 255)
 
 
-def test_exif_orientation_is_applied() -> None:
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 10))
+def test_exif_orientation_is_applied(orientation: int, form: str) -> None:
+    """As Pillow's own transposition does; 9 means nothing."""
     exif = Image.Exif()
-    exif[0x0112] = 6
-    assert decoded(encoded(Image.new("RGB", (8, 4)), "JPEG", exif=exif)).size == (4, 8)
+    exif[0x0112] = orientation
+    plain = Image.effect_noise((8, 4), 90).convert("RGB")
+    file = encoded(plain, form, exif=exif)
+    with Image.open(BytesIO(file)) as opened:
+        expected = ImageOps.exif_transpose(opened).convert("RGB")
+    turned = decoded(file)
+    assert turned.size == ((4, 8) if 5 <= orientation <= 8 else (8, 4))
+    assert turned.tobytes() == expected.tobytes()
 
 
-def test_the_first_frame_of_an_animation_counts() -> None:
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF", "ignore:Possibly corrupt EXIF")
+@pytest.mark.parametrize(
+    "exif",
+    [b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0MM\0*" + b"\1" * 90, b"Exif\0\0none"],
+    ids=["offset", "ones", "no header"],
+)
+def test_a_broken_exif_block_says_nothing(exif: bytes) -> None:
+    assert decoded(encoded(Image.new("RGB", (8, 4)), "JPEG", exif=exif)).size == (8, 4)
+
+
+def png_of(depth: int, colour: int, row: bytes, rows: int = 2) -> bytes:
+    """A PNG of one repeated row, two pixels wide, in forms that Pillow does not write."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        crc = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + crc
+
+    head = struct.pack(">IIBBBBB", 2, rows, depth, colour, 0, 0, 0)
+    data = zlib.compress((b"\0" + row) * rows)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("colour", "pixel", "expected"),
+    [
+        (2, "ffff80000000", (255, 128, 0)),
+        (6, "ffff80000000ffff", (255, 128, 0)),
+        (6, "ffff800000000000", (255, 255, 255)),
+        (4, "8000ffff", (128, 128, 128)),
+        (4, "80000000", (255, 255, 255)),
+        (0, "8080", (128, 128, 128)),
+    ],
+    ids=["RGB", "RGBA opaque", "RGBA clear", "grey opaque", "grey clear", "grey"],
+)
+def test_sixteen_bits_a_channel_keep_their_tone(
+    colour: int, pixel: str, expected: tuple[int, int, int]
+) -> None:
+    assert decoded(png_of(16, colour, bytes.fromhex(pixel) * 2)).getpixel((1, 1)) == expected
+
+
+def test_cmyk_of_print_becomes_the_same_colours() -> None:
+    cyan = Image.new("CMYK", (16, 16), (255, 0, 0, 0))
+    red, green, blue = decoded(encoded(cyan, "JPEG")).getpixel((8, 8))  # type: ignore[misc]
+    assert red < 10 < 240 < min(green, blue)
+
+
+def test_a_colour_of_a_palette_can_be_clear() -> None:
+    drawn = Image.new("P", (2, 1))
+    drawn.putpalette([255, 0, 0, 0, 0, 255])
+    drawn.putpixel((1, 0), 1)
+    picture = decoded(encoded(drawn, transparency=0))
+    assert [picture.getpixel((x, 0)) for x in range(2)] == [(255, 255, 255), (0, 0, 255)]
+
+
+@pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG", "MPO"])
+def test_the_first_frame_of_an_animation_counts(form: str) -> None:
+    """MPO is what some phones write: several JPEGs in a file that calls itself one."""
     frames = [Image.new("RGB", (4, 4), color) for color in ("red", "blue")]
-    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    assert decoded(data).getpixel((0, 0)) == (255, 0, 0)
+    data = encoded(frames[0], form, save_all=True, append_images=frames[1:])
+    red, _, blue = decoded(data).getpixel((0, 0))  # type: ignore[misc]
+    assert red > 240 > 15 > blue
 
 
 def test_low_detail_shrinks_and_high_does_not() -> None:
