@@ -48,7 +48,15 @@ REFUSALS = {
     "body_too_large": YELLOW,
     "invalid_prompt": ORANGE,
 }
-STATUSES = {"2..": GREEN, "4..": YELLOW, "429": ORANGE, "499": GREY, "5..": BAD}
+STATUSES = {
+    "2..": GREEN,
+    "4..": YELLOW,
+    "404": CYAN,
+    "413": PURPLE,
+    "429": ORANGE,
+    "499": GREY,
+    "5..": BAD,
+}
 
 
 @dataclass(frozen=True, slots=True)

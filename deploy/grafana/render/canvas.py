@@ -65,27 +65,25 @@ class Canvas:
 
     def axes(self, box: Box) -> Axes:
         """Axes that fill ``box``, in the theme's colours."""
-        axes = self.figure.add_axes(
-            (
-                box.x / WIDTH,
-                1 - (box.y + box.h) / self.height,
-                box.w / WIDTH,
-                box.h / self.height,
-            )
-        )
+        axes = self.figure.add_axes(self._share(box))
         axes.set_facecolor("none")
         axes.tick_params(colors=FAINT, labelsize=8, length=0, pad=4)
         for side in axes.spines.values():
             side.set_visible(False)
         return axes
 
+    def move(self, axes: Axes, box: Box) -> None:
+        """Let axes fill another box."""
+        axes.set_position(self._share(box))
+
     def card(self, box: Box) -> None:
         """A panel's ground."""
+        left, bottom, width, height = self._share(box)
         self.figure.add_artist(
             FancyBboxPatch(
-                (box.x / WIDTH, 1 - (box.y + box.h) / self.height),
-                box.w / WIDTH,
-                box.h / self.height,
+                (left, bottom),
+                width,
+                height,
                 boxstyle="square,pad=0",
                 facecolor=CARD,
                 edgecolor=EDGE,
@@ -140,6 +138,11 @@ class Canvas:
                 lines, x = lines + 1, 0.0
             x += step
         return lines
+
+    def _share(self, box: Box) -> tuple[float, float, float, float]:
+        """A box as matplotlib counts: from the bottom left, of the whole sheet."""
+        bottom = 1 - (box.y + box.h) / self.height
+        return box.x / WIDTH, bottom, box.w / WIDTH, box.h / self.height
 
     def _swatch(self, x: float, y: float, colour: str, dash: bool) -> None:
         axes = self.axes(Box(x, y - 8, 14, 8))

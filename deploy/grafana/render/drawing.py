@@ -22,7 +22,7 @@ from deploy.grafana.render.canvas import FAINT, GRID, INK, Box, Canvas, box_of
 from deploy.grafana.render.units import text_of
 
 TICKS = (10, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400)  # seconds
-LEFT = 84  # pixels for the labels of an axis
+LEFT = 56  # pixels for the labels of an axis, at least
 PALETTE = ("#56A64B", "#F2A93B", "#3D8BFD", "#F2842B", "#E02F44", "#2BB3C0", "#E0679B", "#A16AE8")
 
 
@@ -100,7 +100,8 @@ def _sparkline(axes: Axes, series: Series, colour: str, span: Span) -> None:
 
 def _time_series(canvas: Canvas, panel: Json, box: Box, lines: Sequence[Line], span: Span) -> None:
     rows = canvas.legend_lines(box.w - 24, [line.name for line in lines])
-    axes = canvas.axes(box.inside(LEFT, 38, 16, 32 + 15 * rows))
+    below = 32 + 15 * rows
+    axes = canvas.axes(box.inside(LEFT, 38, 16, below))
     defaults = panel["fieldConfig"]["defaults"]
     stacked = defaults["custom"]["stacking"]["mode"] == "normal"
     grid = np.arange(span.start, span.end + span.step / 2, span.step)
@@ -118,6 +119,9 @@ def _time_series(canvas: Canvas, panel: Json, box: Box, lines: Sequence[Line], s
             axes.fill_between(grid, values, 0, color=line.colour, alpha=0.06, lw=0)
     _limits(axes, defaults)
     _furnish(axes, span, defaults["unit"])
+    labels = [text_of(tick, defaults["unit"]) for tick in axes.get_yticks()]
+    left = max(LEFT, 22 + max(canvas.width_of(label, 8) for label in labels))
+    canvas.move(axes, box.inside(left, 38, 16, below))
     entries = [(line.name, line.colour, line.dash) for line in lines]
     canvas.legend(Box(box.x + 12, box.y + box.h - 8 - 15 * rows, box.w - 24, 0), entries)
     if not lines:
@@ -141,7 +145,7 @@ def _heatmap(canvas: Canvas, panel: Json, box: Box, lines: Sequence[Line], span:
         np.ma.masked_less(np.sqrt(counts), 1e-3),
         cmap="viridis",
         edgecolors="#181B1F",
-        linewidth=0.4,
+        linewidth=0.4 if len(grid) < 120 else 0,
     )
     _furnish(axes, span, "")
     every = max(1, math.ceil(len(ordered) / 12))
