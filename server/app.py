@@ -21,6 +21,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from dyvte.engine.events import Engine
+from server.api import playground
 from server.api.chat import Chat
 from server.api.context import RequestContext
 from server.api.errors import ApiError, bad_request, of_status
@@ -128,10 +129,9 @@ def _add_routes(app: FastAPI, chat: Chat, service: Service, settings: Settings) 
     app.get("/version", responses=errors(401), **plain)(service.show_version)
     if settings.metrics:
         app.get("/metrics", **hidden)(service.show_metrics)
-    app.get("/", **hidden)(service.playground)
-    app.get("/playground.js", **hidden)(service.playground_script)
-    app.get("/playground.css", **hidden)(service.playground_style)
-    app.get("/favicon.ico", **hidden)(service.favicon)
+    app.get("/", **hidden)(playground.page)
+    app.get("/favicon.ico", **hidden)(playground.favicon)
+    app.mount(playground.MOUNT, playground.Assets())
     for path, probe in (("/health", service.health), ("/ready", service.ready)):
         app.head(path, **hidden)(probe)
     install_schema(app, guarded=bool(settings.api_key))
@@ -140,7 +140,9 @@ def _add_routes(app: FastAPI, chat: Chat, service: Service, settings: Settings) 
 def _add_layers(app: FastAPI, settings: Settings, metrics: ServerMetrics) -> None:
     """Innermost first: what is added later lies further out."""
     keys = [key.get_secret_value() for key in settings.api_key]
-    open_paths = (*OPEN,) if settings.metrics_key else (*OPEN, "/metrics")
+    open_paths = (*OPEN, *playground.open_paths())
+    if not settings.metrics_key:
+        open_paths += ("/metrics",)
     app.add_middleware(
         BodyGuard,
         max_bytes=settings.max_body,

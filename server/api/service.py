@@ -1,4 +1,4 @@
-"""The small routes: models, liveness, readiness, version, metrics, playground.
+"""The small routes: models, liveness, readiness, version, metrics.
 
 ``/health`` says that the process lives, ``/ready`` that a request would be served now; neither
 asks for a key.
@@ -9,11 +9,10 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import orjson
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 
 from server.api.errors import model_not_found, unavailable
 from server.api.models import ModelCard, model_cards
@@ -21,15 +20,7 @@ from server.lifecycle import Lifecycle
 from server.metrics import ServerMetrics
 from server.settings import Settings
 
-PLAYGROUND = Path(__file__).parents[1] / "playground"
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
-PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; "
-    "frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",
-}
 
 
 def as_json(value: Mapping[str, Any]) -> Response:
@@ -76,22 +67,6 @@ class Service:
         if model not in cards:
             raise model_not_found(model, tuple(cards))
         return as_json(cards[model])
-
-    async def playground(self) -> Response:
-        """The page."""
-        return FileResponse(PLAYGROUND / "index.html", headers=PAGE_HEADERS)
-
-    async def playground_script(self) -> Response:
-        """Its script."""
-        return FileResponse(PLAYGROUND / "playground.js", headers=PAGE_HEADERS)
-
-    async def playground_style(self) -> Response:
-        """Its style."""
-        return FileResponse(PLAYGROUND / "playground.css", headers=PAGE_HEADERS)
-
-    async def favicon(self) -> Response:
-        """The icon."""
-        return FileResponse(PLAYGROUND / "favicon.svg", media_type="image/svg+xml")
 
     def _cards(self) -> dict[str, ModelCard]:
         return model_cards(self.lifecycle.engine(), self.settings, self.created)

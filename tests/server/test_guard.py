@@ -21,10 +21,11 @@ ROUTES = [
     ("GET", "/v1/models/demo"),
     ("POST", CHAT),
     ("GET", "/version"),
-    ("GET", "/"),
     ("GET", "/docs"),
     ("GET", "/openapi.json"),
-    ("GET", "/playground.js"),
+    ("GET", "/playground/"),
+    ("GET", "/playground/nowhere.js"),
+    ("GET", "/playground/%2e%2e/%2e%2e/settings.py"),
     ("GET", "/nowhere"),
     ("GET", "/health/"),
 ]
