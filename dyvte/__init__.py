@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dyvte.errors import DyvteError, EngineError, ModelError, OptionError, PromptError
 from dyvte.params import ExitOptions, FinishReason, PruneOptions, SamplingParams
 from dyvte.prompt import IMAGE, Prompt
+from dyvte.structured import StructuredOutput
 
 if TYPE_CHECKING:
     from dyvte.model import Model as Model
@@ -44,6 +45,7 @@ __all__ = [
     "PruneOptions",
     "Result",
     "SamplingParams",
+    "StructuredOutput",
     "build",
     "generate",
     "load",

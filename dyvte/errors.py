@@ -9,6 +9,7 @@ DyvteError
     ├── QueueFull    not admitted: the waiting line is full
     ├── EngineStopped  draining, stopped or dead
     └── RequestFailed  this request's own step raised; its batch mates go on
+        └── GrammarFailed  its answer cannot go on in the form that it asked for
 """
 
 from __future__ import annotations
@@ -64,3 +65,10 @@ class RequestFailed(EngineError):
     def __init__(self, message: str, request_id: str) -> None:
         super().__init__(message)
         self.request_id = request_id
+
+
+class GrammarFailed(RequestFailed):
+    """The grammar of a structured output became too complex, or no token fits it any more."""
+
+    def __init__(self, message: str, request_id: str = "") -> None:
+        super().__init__(message, request_id)

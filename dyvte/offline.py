@@ -73,6 +73,9 @@ def generate(
     for index, (prompt, each, wish) in enumerate(zip(several, params, options, strict=True)):
         wanted = None if wish is None else ExitOptions.of(wish)
         states.append(core.check(EngineRequest(f"prompt-{index}", prompt, each, wanted)))
+    for each in params:
+        if each.structured_output is not None:
+            core.grammars.compile(each.structured_output)
     for state in states:
         core.add(state)
     _run(core)

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from dyvte.checks import above, at_least, between, number, whole
 from dyvte.errors import OptionError
+from dyvte.structured import StructuredOutput
 
 MAX_TOP_LOGPROBS = 20
 MAX_LOGIT_BIAS = 100.0  # as OpenAI has it
@@ -47,7 +48,8 @@ class SamplingParams:
     the number of alternatives to report per token (0: the chosen one only). ``return_logits``
     keeps the float32 logits of every chosen token in the offline result; both are the model's own,
     before bias and penalties. ``logit_bias`` maps ids to what is added to their logits.
-    The penalties are those of ``dyvte.penalties``.
+    The penalties are those of ``dyvte.penalties``. ``structured_output`` is the form that the text
+    must have; the answer ends when nothing can follow, even before ``min_tokens``.
     """
 
     max_tokens: int | None = 16
@@ -67,6 +69,7 @@ class SamplingParams:
     presence_penalty: float = 0.0
     repetition_penalty: float = 1.0
     logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
+    structured_output: StructuredOutput | None = None
 
     def __post_init__(self) -> None:
         stop: object = self.stop
@@ -101,6 +104,8 @@ class SamplingParams:
         between("presence_penalty", self.presence_penalty, -2.0, 2.0)
         above("repetition_penalty", self.repetition_penalty, 0.0)
         object.__setattr__(self, "logit_bias", _bias(self.logit_bias))
+        if self.structured_output is not None and self.ignore_eos:
+            raise OptionError("ignore_eos", "has no meaning with a structured output, which ends")
 
     @property
     def greedy(self) -> bool:

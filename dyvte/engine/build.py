@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from dyvte.attention import AttentionBackend, VarlenAttention, choose_backend
+from dyvte.constraints.grammars import ModelGrammars
 from dyvte.engine.capacity import Capacity, plan_capacity
 from dyvte.engine.core import EngineCore
 from dyvte.engine.runner import Runner
@@ -50,7 +51,8 @@ def build_core(
     default_rows = 8192 if adapter.device.type == "cuda" else 1024
     limits = Limits(settings.max_num_seqs, settings.max_step_rows or default_rows)
     scheduler = Scheduler(cache.ledger, limits)
-    return EngineCore(model, Runner(adapter, cache, backend), scheduler, capacity.max_model_len)
+    runner = Runner(adapter, cache, backend)
+    return EngineCore(model, runner, scheduler, capacity.max_model_len, ModelGrammars(model))
 
 
 def _capacity(adapter: ModelAdapter, config: EngineConfig) -> Capacity:

@@ -15,6 +15,8 @@ from collections.abc import Sequence as Seq
 
 import torch
 
+from dyvte.constraints.constraint import Constraint, Grammars
+from dyvte.engine.choosing import choose
 from dyvte.engine.events import EngineRequest, TokenEvent
 from dyvte.engine.output import Emission, accept
 from dyvte.engine.report import request_stats
@@ -22,26 +24,31 @@ from dyvte.engine.runner import Output, Prefill, Runner
 from dyvte.engine.scheduler import Plan, Scheduler, Work
 from dyvte.engine.sequence import RequestState, Sequence
 from dyvte.engine.stats import EngineSnapshot, RequestStats, StepStats
-from dyvte.errors import DyvteError, OptionError, PromptTooLong, RequestFailed
+from dyvte.errors import DyvteError, GrammarFailed, OptionError, PromptTooLong, RequestFailed
 from dyvte.exits.resolve import resolve
 from dyvte.model import Model
 from dyvte.pages import OutOfPages
 from dyvte.params import FinishReason, SamplingParams
-from dyvte.sampling import sample
 
 log = logging.getLogger("dyvte.engine")
 
 
 class EngineCore:
-    """Sequences, scheduler and runner. Not thread-safe but for ``check``."""
+    """Sequences, scheduler and runner. Not thread-safe but for ``check`` and ``grammars``."""
 
     def __init__(
-        self, model: Model, runner: Runner, scheduler: Scheduler, max_model_len: int
+        self,
+        model: Model,
+        runner: Runner,
+        scheduler: Scheduler,
+        max_model_len: int,
+        grammars: Grammars,
     ) -> None:
         self.model = model
         self.runner = runner
         self.scheduler = scheduler
         self.max_model_len = max_model_len
+        self.grammars = grammars
         self.last_step = StepStats()
         self._ids = itertools.count()
         self._sequences: dict[int, Sequence] = {}
@@ -53,7 +60,10 @@ class EngineCore:
         return self.scheduler.has_work
 
     def check(self, request: EngineRequest) -> RequestState:
-        """Expand and validate without admitting. Raises PromptError, OptionError."""
+        """Expand and validate without admitting. Raises PromptError, OptionError.
+
+        A structured output is not compiled here (``grammars.compile``): that takes time.
+        """
         adapter, sampling = self.model.adapter, request.sampling
         layout = adapter.layout(request.prompt)
         grants, conversation = self.model.grants, request.prompt.conversation
@@ -80,12 +90,17 @@ class EngineCore:
         The prefill of one in the ``background`` is always cut to the step's budget.
         """
         state.choices = [
-            Sequence.of(state, next(self._ids), index) for index in range(state.sampling.n)
+            Sequence.of(state, next(self._ids), index, self._constraint(state))
+            for index in range(state.sampling.n)
         ]
         for choice in state.choices:
             self._sequences[choice.seq] = choice
         first = state.choices[0]
         self.scheduler.add(Work(first.seq, first.rows, len(state.choices), background))
+
+    def _constraint(self, state: RequestState) -> Constraint | None:
+        wanted = state.sampling.structured_output
+        return None if wanted is None else self.grammars.begin(wanted)
 
     def abort(self, state: RequestState) -> None:
         """Drop a request wherever it is; its pages are free when this returns."""
@@ -268,18 +283,17 @@ class EngineCore:
     def _choose(self, pairs: Seq[tuple[Sequence, torch.Tensor]]) -> list[Emission]:
         if not pairs:
             return []
-        sequences, logits = zip(*pairs, strict=True)
-        eos = self.model.adapter.eos_token_ids
-        ids = sample(
-            torch.stack([each.scores(row) for each, row in pairs]),
-            [each.owner.sampling for each in sequences],
-            [each.generator for each in sequences],
-            [each.forbidden(eos) for each in sequences],
-        ).tolist()
+        made = choose(pairs, self.model.adapter.eos_token_ids)
+        failed = [
+            self._fail(sequence.owner, error)
+            for sequence, error in made.failed
+            if sequence.finish_reason is None  # one failure takes its request's other choices along
+        ]
         now = time.perf_counter()
-        return [
+        return failed + [
             self._accept(sequence, token, row, now)
-            for sequence, token, row in zip(sequences, ids, logits, strict=True)
+            for sequence, token, row in made.chosen
+            if sequence.finish_reason is None
         ]
 
     def _accept(self, sequence: Sequence, token: int, logits: torch.Tensor, now: float) -> Emission:
@@ -314,7 +328,8 @@ class EngineCore:
             self._forget(choice)
         known = isinstance(error, DyvteError)
         message = str(error) if known else "the model could not process this request"
-        failure = RequestFailed(message, state.request.request_id)
+        kind = GrammarFailed if isinstance(error, GrammarFailed) else RequestFailed
+        failure = kind(message, state.request.request_id)
         return Emission(state, TokenEvent(0, None, finish_reason=FinishReason.ERROR), failure)
 
     def _preempt(self, seq: int) -> None:

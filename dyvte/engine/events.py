@@ -13,6 +13,7 @@ from dyvte.engine.stats import EngineSnapshot, Observer, RequestStats
 from dyvte.exits.presets import PresetRecord as PresetRecord
 from dyvte.params import ExitOptions, FinishReason, SamplingParams
 from dyvte.prompt import Message, Prompt
+from dyvte.structured import StructuredOutput
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +131,13 @@ class Engine(Protocol):
         ``conversation``: the prompt has several user turns, whose risk is measured apart.
 
         Raises OptionError.
+        """
+
+    def compile(self, wanted: StructuredOutput) -> None:
+        """Make a structured output ready for its requests. Blocking, from any thread.
+
+        A request whose form was not compiled is compiled beside its prefill, and fails alone.
+        Raises OptionError("structured_output").
         """
 
     def token_bytes(self, token_id: int) -> bytes:

@@ -30,6 +30,7 @@ from dyvte.exits.resolve import resolve, settle
 from dyvte.model import load
 from dyvte.params import ExitOptions, SamplingParams
 from dyvte.prompt import Message, Prompt
+from dyvte.structured import StructuredOutput
 
 log = logging.getLogger("dyvte.engine")
 
@@ -83,6 +84,13 @@ class AsyncEngine:
         settled = settle(exits or grants.default_for(conversation), grants, conversation)
         resolve(settled, grants, conversation)
         return settled
+
+    def compile(self, wanted: StructuredOutput) -> None:
+        """Make a structured output ready; its requests then start at once. Blocking.
+
+        Raises OptionError.
+        """
+        self.core.grammars.compile(wanted)
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes a token stands for."""

@@ -38,6 +38,8 @@ def accept(
         sequence.finish_reason = FinishReason.STOP
         return TokenEvent(sequence.index, None, finish_reason=FinishReason.STOP)
     sequence.token_ids.append(token)
+    if sequence.constraint is not None:
+        sequence.constraint.accept(token)
     sequence.finish_reason = _finish(model, sequence, max_rows)
     return TokenEvent(
         sequence.index,
@@ -69,6 +71,8 @@ def _finish(model: Model, sequence: Sequence, max_rows: int) -> FinishReason | N
         sequence.tail = seen[-longest:]
         if any(stop.encode() in seen for stop in params.stop):
             return FinishReason.STOP
+    if sequence.constraint is not None and sequence.constraint.finished:
+        return FinishReason.STOP
     if params.max_tokens is not None and count >= params.max_tokens:
         return FinishReason.LENGTH
     return FinishReason.LENGTH if sequence.rows >= max_rows else None

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dyvte.constraints.constraint import Constraint
 from dyvte.engine.events import EngineRequest
 from dyvte.exits.policy import Chain, ExitPolicy, Fixed, Off, Policy
 from dyvte.exits.prune.rule import Replay
@@ -88,14 +89,18 @@ class Sequence:
     last_token_at: float | None = None
     logits: list[Tensor] = field(default_factory=list)
     penalties: Penalties | None = None
+    constraint: Constraint | None = None
 
     @classmethod
-    def of(cls, owner: RequestState, seq: int, index: int) -> Sequence:
+    def of(
+        cls, owner: RequestState, seq: int, index: int, constraint: Constraint | None = None
+    ) -> Sequence:
         """A new choice with its own generator."""
         sampling = owner.sampling
         ids = owner.request.prompt.token_ids
         penalties = Penalties(sampling, ids) if sampling.adjusts else None
-        return cls(seq, index, owner, generator_for(sampling, index), penalties=penalties)
+        generator = generator_for(sampling, index)
+        return cls(seq, index, owner, generator, penalties=penalties, constraint=constraint)
 
     @property
     def rows(self) -> int:
@@ -111,11 +116,27 @@ class Sequence:
         leave: ExitPolicy = Off() if trace.exit_layer is None else Fixed(trace.exit_layer)
         return Chain(Replay.of(trace.cuts), leave) if trace.cuts else leave
 
-    def scores(self, logits_V: Tensor) -> Tensor:
-        """What its next token is chosen from: the model's logits, or an adjusted copy ``[V]``."""
-        return (
-            logits_V if self.penalties is None else self.penalties.apply(logits_V, self.token_ids)
-        )
+    def scores(self, logits_V: Tensor, eos: frozenset[int]) -> Tensor:
+        """What its next token is chosen from: the model's logits, or an adjusted copy ``[V]``.
+
+        With a constraint, what it does not allow is -inf. Raises GrammarFailed.
+        """
+        scores = logits_V
+        if self.penalties is not None:
+            scores = self.penalties.apply(logits_V, self.token_ids)
+        if self.constraint is None:
+            return scores
+        allowed = self.constraint.mask()
+        if early := self.forbidden(eos):
+            later = allowed.clone()
+            later[list(early)] = False
+            if later.any():  # else the grammar wants an end now, and min_tokens yields
+                allowed = later
+        return scores.masked_fill(~allowed.to(scores.device), float("-inf"))
+
+    def may_choose(self, token: int) -> bool:
+        """False if ``token`` breaks the constraint: the model gave -inf to all that it allows."""
+        return self.constraint is None or bool(self.constraint.mask()[token])
 
     def forbidden(self, eos: frozenset[int]) -> Seq[int]:
         """Ids that must not be chosen yet: end tokens before ``min_tokens``."""

@@ -19,7 +19,7 @@ class TokenBytes:
     """``table(id)`` is the exact bytes of a token; specials have none.
 
     ``strips_leading_space`` is True where the first piece of a text carries a space that is not
-    part of it (SentencePiece).
+    part of it (SentencePiece, and tokenizers whose decoder takes one off).
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -30,7 +30,7 @@ class TokenBytes:
             "bytelevel": _from_bytelevel,
             "sentencepiece": _from_sentencepiece,
         }.get(kind)
-        self.strips_leading_space = kind == "sentencepiece"
+        self.strips_leading_space = kind == "sentencepiece" or _strips(tokenizer)
         self._of = lru_cache(maxsize=65536)(self._compute)
 
     def __call__(self, token_id: int) -> bytes:
@@ -60,14 +60,26 @@ def _kind(tokenizer: Any) -> str:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return "sentencepiece" if hasattr(tokenizer, "sp_model") else "other"
-    decoder = json.loads(backend.to_str()).get("decoder") or {}
-    steps = [decoder, *decoder.get("decoders", [])]
+    steps = _decoder_steps(backend)
     names = {step.get("type") for step in steps}
     if "ByteLevel" in names:
         return "bytelevel"
     if "Metaspace" in names or any("▁" in json.dumps(step, ensure_ascii=False) for step in steps):
         return "sentencepiece"
     return "other"
+
+
+def _decoder_steps(backend: Any) -> list[dict[str, Any]]:
+    decoder = json.loads(backend.to_str()).get("decoder") or {}
+    return [decoder, *decoder.get("decoders", [])]
+
+
+def _strips(tokenizer: Any) -> bool:
+    """True if the tokenizer's own decoder takes a space off the beginning."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    steps = _decoder_steps(backend) if backend is not None else []
+    kinds = ((step.get("type"), step.get("content"), step.get("start")) for step in steps)
+    return any(kind == "Strip" and content == " " and start for kind, content, start in kinds)
 
 
 @lru_cache(maxsize=1)
