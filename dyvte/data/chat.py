@@ -62,7 +62,7 @@ def _part(part: Any, role: str, folder: Path) -> Mapping[str, Any]:
     if kind not in ("image_url", "image"):
         raise DataError(f"a content part of type {kind!r}: use text or image_url")
     if role != "user":
-        raise DataError(f"a {role} message cannot hold an image")
+        raise DataError(f"{role} messages cannot hold an image")
     url = part.get(kind)
     if isinstance(url, dict):
         url = url.get("url")

@@ -139,6 +139,7 @@ class ModelAdapter(ABC):
         layout = PromptLayout(tuple(ids), tuple(spans))
         if images is None:
             return self.place(layout, {})
+        check_finite(images, "pixel_values")
         return self.place(replace(layout, vision_flops=self.vision_flops(images)), images)
 
     def place(self, layout: PromptLayout, images: Mapping[str, Any]) -> PromptLayout:
@@ -217,7 +218,7 @@ def counted(images: Mapping[str, Any], key: str) -> list[int]:
 
 
 def as_tensor(images: Mapping[str, Any], key: str) -> Tensor:
-    """``images[key]`` as a tensor of real numbers, all finite. Raises PromptError."""
+    """``images[key]`` as a tensor of real numbers. Raises PromptError."""
     if not isinstance(images, Mapping) or key not in images:
         raise PromptError(f"images need {key} as the family's image processor returns them")
     given = images[key]
@@ -230,6 +231,11 @@ def as_tensor(images: Mapping[str, Any], key: str) -> Tensor:
         raise PromptError(f"{key} is no tensor nor what one is made of: {first}") from error
     if found.is_complex() or (found.dtype is torch.bool):
         raise PromptError(f"{key} holds {found.dtype}, expected real numbers")
+    return found
+
+
+def check_finite(images: Mapping[str, Any], key: str) -> None:
+    """Raise PromptError for NaN or infinity. It reads every number, so ``layout`` asks it alone."""
+    found = as_tensor(images, key)
     if found.is_floating_point() and not found.is_meta and not found.isfinite().all():
         raise PromptError(f"{key} holds values that are not finite")
-    return found

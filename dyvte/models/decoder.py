@@ -104,7 +104,10 @@ class NativeAdapter(DecoderAdapter):
         super().__init__(model, model.model.language_model, model.lm_head, gates)
         levels = getattr(model.config, "vision_feature_layer", None)
         if levels is not None:
-            check_levels(self.family, levels, model.config.vision_config.num_hidden_layers)
+            layers = model.config.vision_config.num_hidden_layers
+            check_levels(self.family, levels, layers)
+            if levels == 0:  # transformers takes 0 for "no hidden states": say it from behind
+                model.config.vision_feature_layer = -layers - 1
 
 
 def decoder_shape(text: Any) -> DecoderShape:
@@ -143,7 +146,7 @@ def check_decoder(family: str, text: Any, known: tuple[str, ...]) -> None:
     """
     if text.model_type not in known:
         raise ModelError(
-            f"{family} with a {text.model_type!r} decoder is not supported ({', '.join(known)})"
+            f"{family}: decoder {text.model_type!r} is not supported ({', '.join(known)})"
         )
     odd = set(getattr(text, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
     if odd:

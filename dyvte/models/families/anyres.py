@@ -18,9 +18,9 @@ from transformers.models.llava_next.modeling_llava_next import image_size_to_num
 
 from dyvte.errors import ModelError, PromptError
 from dyvte.exits.gate import GateBank
-from dyvte.models.adapter import processed
+from dyvte.models.adapter import check_finite, processed
 from dyvte.models.decoder import NativeAdapter
-from dyvte.models.vision.towers import check_tower, pooling_head, vision_shape
+from dyvte.models.vision.towers import check_tower, patches_of, pooling_head, vision_shape
 
 Size = tuple[int, int]
 """Height and width of an image as it came."""
@@ -37,7 +37,7 @@ class AnyresAdapter(NativeAdapter):
         vision = self.config.vision_config
         check_tower(self.family, self.config, self.towers)
         self._side = vision.image_size
-        self._patches = (vision.image_size // vision.patch_size) ** 2
+        self._patches = patches_of(vision)
         self._tile_shape = (vision.num_channels, self._side, self._side)
         self._canvases = [[int(h), int(w)] for h, w in self.config.image_grid_pinpoints]
         if any(side % self._side for canvas in self._canvases for side in canvas):
@@ -103,6 +103,7 @@ class AnyresAdapter(NativeAdapter):
     def _checked(self, images: Mapping[str, Any]) -> tuple[Tensor, list[Size], list[int]]:
         """Pixels, sizes and tile counts of a prompt. Raises PromptError."""
         pixels = processed(images, "pixel_values", -1, *self._tile_shape)
+        check_finite(images, "image_sizes")
         given = processed(images, "image_sizes", 2).tolist()
         sizes = [(int(height), int(width)) for height, width in given]
         if len(sizes) != len(pixels) or any(side < 1 for size in sizes for side in size):

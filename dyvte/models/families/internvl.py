@@ -22,6 +22,9 @@ from dyvte.flops import VisionShape
 from dyvte.models.adapter import counted, processed
 from dyvte.models.decoder import NativeAdapter
 
+TILE_COUNTS = ("num_tiles", "num_patches")
+"""Tiles of each image: as original readers and as ``transformers``' image processor call it."""
+
 
 class InternVLAdapter(NativeAdapter):
     """Names the parts of an ``InternVLForConditionalGeneration`` loaded with our attention.
@@ -68,8 +71,9 @@ class InternVLAdapter(NativeAdapter):
 
     def _counts(self, images: Mapping[str, Any], tiles: Tensor) -> list[int]:
         """Tiles of each image. Raises PromptError."""
-        key = next((name for name in ("num_patches", "num_tiles") if name in images), None)
-        if key is None or images[key] is None:
+        given = (name for name in TILE_COUNTS if images.get(name) is not None)
+        key = next(given, None)
+        if key is None:
             return [1] * len(tiles)
         counts = counted(images, key)
         if sum(counts) != len(tiles):

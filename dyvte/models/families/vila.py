@@ -9,7 +9,7 @@ Shapes: I images, n patches a side, c tower width, d decoder width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,8 +20,8 @@ from transformers import SiglipVisionModel
 
 from dyvte.exits.gate import GateBank
 from dyvte.flops import VisionShape
-from dyvte.models.adapter import PromptLayout, processed
-from dyvte.models.decoder import DecoderAdapter
+from dyvte.models.adapter import PromptLayout
+from dyvte.models.families.fixed_rows import FixedRowsAdapter
 from dyvte.prompt import IMAGE, Prompt
 
 ROWS, COLUMNS = "rows", "columns"
@@ -80,7 +80,7 @@ class VilaModel(nn.Module):
         return device
 
 
-class VilaAdapter(DecoderAdapter):
+class VilaAdapter(FixedRowsAdapter):
     """``select_layer`` names the tower's hidden state; ``behind`` are ids put after each image."""
 
     family = "vila"
@@ -98,8 +98,8 @@ class VilaAdapter(DecoderAdapter):
         vision = model.vision_tower.config
         side = vision.image_size // vision.patch_size
         self.rows_per_image = ((side + 1) // 2) ** 2
-        self._image_shape = (vision.num_channels, vision.image_size, vision.image_size)
-        self._vision = VisionShape(
+        self.image_shape = (vision.num_channels, vision.image_size, vision.image_size)
+        shape = VisionShape(
             num_layers=vision.num_hidden_layers,
             hidden_size=vision.hidden_size,
             intermediate_size=vision.intermediate_size,
@@ -111,6 +111,7 @@ class VilaAdapter(DecoderAdapter):
             projector_out=self.decoder.hidden_size,
             projector_rows=self.rows_per_image,
         )
+        self.flops_per_image = shape.total(1)
 
     def layout(self, prompt: Prompt) -> PromptLayout:
         """As for every family, with the line break that newer code puts behind each image."""
@@ -119,22 +120,8 @@ class VilaAdapter(DecoderAdapter):
             prompt = replace(prompt, token_ids=[i for each in ids for i in each])
         return super().layout(prompt)
 
-    def visual_rows(self, images: Mapping[str, Any]) -> list[int]:
-        """The same number for every image."""
-        pixels = processed(images, "pixel_values", *self._image_shape)
-        return [self.rows_per_image] * len(pixels)
-
-    @torch.inference_mode()
-    def encode_images(self, images: Sequence[Mapping[str, Any]]) -> list[list[Tensor]]:
-        """One run of tower and projector over the images of all prompts."""
-        pixels = [processed(each, "pixel_values", *self._image_shape) for each in images]
-        if not pixels:
-            return []
-        stacked = torch.cat([each.to(self.device, self.dtype) for each in pixels])
-        states = self.model.vision_tower(stacked, output_hidden_states=True).hidden_states
-        rows = iter(self.model.mm_projector(states[self._select_layer]))
-        return [[next(rows) for _ in range(len(each))] for each in pixels]
-
-    def vision_flops(self, images: Mapping[str, Any]) -> int:
-        """Every encoder layer that runs is counted."""
-        return self._vision.total(len(images["pixel_values"]))
+    def see(self, pixels: Tensor) -> Tensor:
+        """The selected hidden state, projected."""
+        states = self.model.vision_tower(pixels, output_hidden_states=True).hidden_states
+        rows: Tensor = self.model.mm_projector(states[self._select_layer])
+        return rows

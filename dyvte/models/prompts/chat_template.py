@@ -21,7 +21,7 @@ _MACROS = """\
 {%- if message['content'] is string -%}{{ message['content'] }}{%- else -%}
 {%- for part in message['content'] -%}
 {%- if part['type'] == 'image' -%}
-{{ raise_exception('a ' ~ message['role'] ~ ' message cannot hold an image') }}
+{{ raise_exception(message['role'] ~ ' messages cannot hold an image') }}
 {%- endif -%}
 {{ part['text'] }}
 {%- endfor -%}

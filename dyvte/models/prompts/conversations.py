@@ -165,5 +165,5 @@ def _ordered(parts: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 def _text(message: Message) -> str:
     parts = parts_of(message)
     if any(part["type"] == "image" for part in parts):
-        raise PromptError(f"a {message['role']} message cannot hold an image")
+        raise PromptError(f"{message['role']} messages cannot hold an image")
     return "".join(str(part["text"]) for part in parts)

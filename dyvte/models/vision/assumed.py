@@ -12,6 +12,7 @@ from typing import Any
 from dyvte.models.adapter import ModelAdapter
 from dyvte.models.decoder import DecoderAdapter, NativeAdapter
 from dyvte.models.vision.images import ImageProcessor, resize_to_tower
+from dyvte.models.vision.towers import side_of
 
 QWEN2_PIXELS = {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 16384}
 QWEN3_PIXELS = {"shortest_edge": 65536, "longest_edge": 16777216}
@@ -47,7 +48,7 @@ def _processor(family: str, config: Any) -> Any | None:
             merge_size=vision.spatial_merge_size,
             size=QWEN3_PIXELS if family.startswith("qwen3") else QWEN2_PIXELS,
         )
-    side = vision.image_size if isinstance(vision.image_size, int) else vision.image_size[0]
+    side = side_of(vision.image_size)
     square = {"height": side, "width": side}
     edge = {"shortest_edge": side}
     pinpoints = getattr(config, "image_grid_pinpoints", None)

@@ -159,15 +159,15 @@ def test_other_towers_are_the_classes_own_features_and_flops(name: str, tmp_path
 REFUSED = {
     "an unknown tower": (
         towered(NEXT, DINOv3ViTConfig(**SMALL)),
-        "'dinov3_vit' vision tower is not supported",
+        "vision tower 'dinov3_vit' is not supported",
     ),
     "a class token kept": (
         towered(NEXT, CLIPVisionConfig(**SMALL), vision_feature_select_strategy="full"),
-        "'full' does not fit a clip_vision_model",
+        "'full' does not fit clip_vision_model",
     ),
     "a patch dropped": (
         towered(ONEVISION, SiglipVisionConfig(**SMALL), vision_feature_select_strategy="default"),
-        "'default' does not fit a siglip_vision_model",
+        "'default' does not fit siglip_vision_model",
     ),
     "no ratio": (
         towered(ONEVISION, SiglipVisionConfig(**SMALL), vision_aspect_ratio="pad"),
@@ -179,7 +179,7 @@ REFUSED = {
     ),
     "a decoder that scales outside its layers": (
         towered(NEXT, CLIPVisionConfig(**SMALL), text_config=decoder(GraniteConfig)),
-        "'granite' decoder is not supported",
+        "decoder 'granite' is not supported",
     ),
 }
 

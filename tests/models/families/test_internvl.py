@@ -51,6 +51,8 @@ def test_tile_counts_have_two_names_and_may_be_missing(made: Made) -> None:
 @pytest.mark.parametrize(
     ("change", "what"),
     [
+        ({"num_tiles": [2]}, r"num_tiles \[2\] do not count .* \[3, 3, 16, 16\]"),
+        ({"num_patches": None, "num_tiles": [2]}, r"num_tiles \[2\] do not count"),
         ({"num_patches": [2]}, r"num_patches \[2\] do not count .* \[3, 3, 16, 16\]"),
         ({"num_patches": [4, -1]}, r"\[4, -1\] do not count"),
         ({"pixel_values": torch.zeros(3, 3, 8, 8)}, r"\[3, 3, 8, 8\], expected \[images, 3, 16"),
@@ -88,7 +90,7 @@ REFUSED = {
     "two levels": (changed(model={"vision_feature_layer": [-1, -2]}), r"layer \[-1, -2\]"),
     "a decoder of experts": (
         changed(text=decoder(Qwen2MoeConfig)),
-        "'qwen2_moe' decoder is not supported",
+        "decoder 'qwen2_moe' is not supported",
     ),
     "layers of another attention": (
         changed(text=decoder(Qwen2Config, layer_types=["full_attention", "linear_attention"] * 2)),

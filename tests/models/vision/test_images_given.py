@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import dyvte
-from dyvte import Prompt, PromptError
+from dyvte import Prompt, PromptError, SamplingParams
+from dyvte.models import adapter
 from dyvte.models.adapter import counted, processed
 from dyvte.prompt import IMAGE
 from tests import tiny
@@ -37,6 +38,17 @@ SHAPE = (3, tiny.SIDE, tiny.SIDE)
 def test_pixels_that_are_none_are_the_callers_error(given: Any, tiny_model: dyvte.Model) -> None:
     with pytest.raises(PromptError, match="pixel_values"):
         tiny_model.adapter.layout(Prompt([5, IMAGE, 6], {"pixel_values": given}))
+
+
+def test_pixels_are_looked_through_once_and_not_where_they_are_encoded(
+    tiny_model: dyvte.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each look reads every number; the engine's own thread did it again."""
+    looks: list[str] = []
+    monkeypatch.setattr(adapter, "check_finite", lambda images, key: looks.append(key))
+    dyvte.generate(tiny_model, tiny.prompt(images=2), SamplingParams(max_tokens=1))
+    assert looks == ["pixel_values"]
+    tiny_model.adapter.encode_images([{"pixel_values": PIXELS + float("nan")}])
 
 
 def test_a_list_of_one_tensor_per_image_is_taken() -> None:

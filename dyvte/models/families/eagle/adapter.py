@@ -2,43 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from dyvte.exits.gate import GateBank
-from dyvte.models.adapter import processed
-from dyvte.models.decoder import DecoderAdapter
 from dyvte.models.families.eagle.model import EagleForCausalLM
 from dyvte.models.families.eagle.tower import ROWS, SIDE
+from dyvte.models.families.fixed_rows import FixedRowsAdapter
 
 
-class EagleAdapter(DecoderAdapter):
+class EagleAdapter(FixedRowsAdapter):
     """Names the parts of an ``EagleForCausalLM`` loaded with our attention."""
 
     family = "eagle"
     decoders = ("llama",)
+    rows_per_image = ROWS
+    image_shape = (3, SIDE, SIDE)
+    pixel_dtype = torch.float32  # towers resize, and round only then
 
     def __init__(self, model: EagleForCausalLM, gates: GateBank | None = None) -> None:
         super().__init__(model, model.model, model.lm_head, gates)
+        self.flops_per_image = model.image_flops()
 
-    def visual_rows(self, images: Mapping[str, Any]) -> list[int]:
-        """The same number for every image."""
-        return [ROWS] * len(processed(images, "pixel_values", 3, SIDE, SIDE))
-
-    @torch.inference_mode()
-    def encode_images(self, images: Sequence[Mapping[str, Any]]) -> list[list[Tensor]]:
-        """All prompts' images through the towers together, as far as memory allows."""
-        pixels = [processed(each, "pixel_values", 3, SIDE, SIDE) for each in images]
-        if not pixels:
-            return []
-        stacked = torch.cat([each.to(self.device, torch.float32) for each in pixels])
-        rows = self.model.image_rows(stacked)
-        return [list(few) for few in rows.split([len(each) for each in pixels])]
-
-    def vision_flops(self, images: Mapping[str, Any]) -> int:
-        """Every tower that the checkpoint has, and the projector."""
-        flops: int = self.model.image_flops()
-        return len(images["pixel_values"]) * flops
+    def see(self, pixels: Tensor) -> Tensor:
+        """Every tower that the checkpoint has; as many pictures at once as memory allows."""
+        rows: Tensor = self.model.image_rows(pixels)
+        return rows
