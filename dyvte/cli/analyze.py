@@ -101,8 +101,6 @@ def _parser() -> Parser:
     add("--max-tokens", type=whole(1), default=32, metavar="N", help="of an answer")
     add("--stride", type=whole(1), default=1, metavar="K", help="force exits after each K-th layer")
     add("--no-png", action="store_true", help="numbers only, no matplotlib")
-    add("--device", default="auto", help="auto, cpu, cuda, …")
-    add("--dtype", default="auto", help="auto, float32, bfloat16, float16")
     add_reading(parser)
     return parser
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dyvte.model import Model
     from dyvte.sizing import Serving
 
+MOST_PIXELS = 100_000_000
 SIZES = ((336, 336), (640, 480), (1280, 720), (1024, 1024))
 DESCRIPTION = """\
 What a model is and what it costs: parts, parameters, visual tokens by image size, gates, FLOPs and
@@ -65,13 +66,16 @@ def as_json(found: Inspection) -> dict[str, Any]:
 
 
 def picture_size(text: str) -> tuple[int, int]:
-    """A type for ``add_argument``: WxH."""
+    """A type for ``add_argument``: WxH. Such a picture is made, so its size has a limit."""
     match = re.fullmatch(r"(\d{1,5})[xX×](\d{1,5})", text)
     if not match or not all(map(int, match.groups())):
         raise argparse.ArgumentTypeError(
             f"must be WxH in pixels, for example 640x480, not {text!r}"
         )
-    return int(match[1]), int(match[2])
+    width, height = int(match[1]), int(match[2])
+    if width * height > MOST_PIXELS:
+        raise argparse.ArgumentTypeError(f"must have at most {MOST_PIXELS} pixels, not {text!r}")
+    return width, height
 
 
 def _parser() -> Parser:
@@ -91,10 +95,8 @@ def _parser() -> Parser:
     add("--prompt-tokens", type=whole(1), default=64, metavar="N", help="text tokens of the prompt")
     add("--output-tokens", type=whole(1), default=64, metavar="N", help="tokens generated")
     add("--concurrency", type=whole(1), default=8, metavar="N", help="requests at once")
-    add("--device", default="auto", help="auto, cpu, cuda, …; without weights any will do")
-    add("--dtype", default="auto", help="auto, float32, bfloat16, float16")
     add("--json", action="store_true", help="one JSON object instead of tables")
-    add_reading(parser)
+    add_reading(parser, devices="auto, cpu, cuda, …; without weights any will do")
     return parser
 
 

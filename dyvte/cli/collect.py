@@ -75,8 +75,6 @@ def _parser() -> Parser:
     add("--limit", type=whole(1), metavar="N", help="only the first samples")
     add("--batch", type=whole(1), default=16, metavar="N", help="samples run together")
     add("--shard", type=whole(1), default=256, metavar="N", help="samples in a file")
-    add("--device", default="auto", help="auto, cpu, cuda, …")
-    add("--dtype", default="auto", help="auto, float32, bfloat16, float16")
     add_reading(parser)
     return parser
 

@@ -84,8 +84,6 @@ def _parser() -> Parser:
     add("--no-share", action="store_true", help="run every setting on its own")
     add("--answers", action="store_true", help="write every answer to answers.jsonl as well")
     add("--no-figure", action="store_true", help="write no pareto.png")
-    add("--device", default="auto", help="auto, cpu, cuda, …")
-    add("--dtype", default="auto", help="auto, float32, bfloat16, float16")
     add_reading(parser)
     return parser
 

@@ -70,8 +70,6 @@ def _parser() -> Parser:
     parser.add_argument("--max-tokens", type=whole(1), default=128, metavar="N")
     parser.add_argument("--temperature", type=number, default=0.0, metavar="T")
     parser.add_argument("--seed", type=whole(0), metavar="S")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, …")
-    parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
     add_reading(parser)
     return parser

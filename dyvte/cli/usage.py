@@ -114,8 +114,10 @@ def json_object(text: str) -> dict[str, Any]:
     return value
 
 
-def add_reading(parser: argparse.ArgumentParser) -> None:
+def add_reading(parser: argparse.ArgumentParser, devices: str = "auto, cpu, cuda, …") -> None:
     """Flags of every command that loads a model's folder."""
+    parser.add_argument("--device", default="auto", help=devices)
+    parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16")
     parser.add_argument("--allow-pickle", action="store_true", help=PICKLE)
     parser.add_argument("--token-order", choices=("rows", "columns"), help=TOKEN_ORDER)
 

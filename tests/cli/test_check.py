@@ -100,6 +100,7 @@ def test_a_processor_of_another_model_is_found_out(
         ([], "dyvte check: the following arguments are required: MODEL"),
         (["demo", "--image", "big"], "dyvte check: --image: must be WxH in pixels"),
         (["demo", "--image", "0x4"], "dyvte check: --image: must be WxH in pixels"),
+        (["demo", "--image", "99999x99999"], "dyvte check: --image: must have at most 100000000"),
         (["demo", "--concurrency", "0"], "dyvte check: --concurrency: must be at least 1"),
         (["demo", "--dtype", "int3"], "dyvte check: --dtype 'int3' is not a type"),
         (["demo", "--gates", "nowhere"], "dyvte check: gates: nowhere does not exist"),
