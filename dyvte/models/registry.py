@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from dyvte.errors import ModelError, OptionError
+from dyvte.models.checkpoints.hub import hub_folder
 from dyvte.models.checkpoints.meta import build_native
 from dyvte.models.checkpoints.native import native_adapter, open_native
 from dyvte.models.checkpoints.native_weights import check_parts
@@ -55,12 +56,8 @@ def find(name: str, allow_pickle: bool = False, weights: bool = True) -> Path:
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise ModelError(f'{name}: no such folder; give "demo", a model folder or a hub id')
     try:
-        from huggingface_hub import snapshot_download
-
-        allow = ["*.json", "*.model", "*.jinja", "*.txt"]
-        allow += ["*.safetensors"] * weights + ["*.bin"] * (weights and allow_pickle)
-        return Path(snapshot_download(name, allow_patterns=allow))
-    except Exception as error:  # the hub's own error tree is wide and changes
+        return hub_folder(name, weights, allow_pickle)
+    except Exception as error:
         raise ModelError(
             f"{name}: neither a folder here nor available from the hub "
             f"({type(error).__name__}); give a folder with config.json and safetensors"

@@ -183,6 +183,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"ps_version": "v3"}, "v3"),
     ({"llm_config": LLM | {"architectures": ["Phi3ForCausalLM"]}}, "Phi3ForCausalLM"),
     ({"vision_config": {"model_type": "eva"}}, "eva"),
+    ({"select_layer": -5}, "layer -5 of it is selected"),
+    ({"downsample_ratio": 0.2}, "downsample_ratio 0.2 divides"),
 ]
 
 

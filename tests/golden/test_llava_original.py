@@ -89,6 +89,11 @@ async def test_a_picture_over_http_is_answered_as_by_the_original() -> None:
 
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (".", {"mm_projector_type": "cabstractor"}, "cabstractor"),
+    (".", {"mm_projector_type": "linear"}, "mm_projector_type 'linear'"),
+    (".", {"mm_projector_type": "mlp3x_gelu"}, "mlp3x_gelu"),
+    (".", {"mm_vision_select_layer": 5}, "layer 5 of it is selected"),
+    (".", {"mm_vision_select_feature": "cls"}, "mm_vision_select_feature 'cls'"),
+    (".", {"model_type": "llava_mistral"}, "llava_mistral"),
     (".", {"image_aspect_ratio": "anyres"}, "anyres"),
     (".", {"mm_use_im_start_end": True}, "mm_use_im_start_end"),
     (".", {"mm_vision_tower": "./elsewhere"}, "elsewhere"),

@@ -181,6 +181,7 @@ def test_an_order_for_another_layout_is_refused() -> None:
 
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("mm_projector", {"mm_projector_type": "mlp_downsample_3x3_fix"}, "mlp_downsample_3x3_fix"),
+    ("mm_projector", {"mm_projector_type": "mlp2x_gelu"}, "mlp2x_gelu"),
     ("vision_tower", {"model_type": "clip_vision_model"}, "clip_vision_model"),
     ("llm", {"architectures": ["GemmaForCausalLM"]}, "GemmaForCausalLM"),
     (".", {"s2": True}, "s2"),

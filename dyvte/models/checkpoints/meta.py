@@ -22,7 +22,10 @@ DEVICE = torch.device("meta")
 
 
 def on_meta(
-    native: Any, config: Any, dtype: torch.dtype, attention: dict[str, str] | None = None
+    native: Any,
+    config: Any,
+    dtype: torch.dtype,
+    attention: str | dict[str, str] | None = None,
 ) -> Any:
     """A ``transformers`` class over ``config`` without weights; tied weights are one."""
     with DEVICE:

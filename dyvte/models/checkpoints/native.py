@@ -15,9 +15,16 @@ from transformers import AutoImageProcessor, AutoTokenizer
 from dyvte.errors import ModelError
 from dyvte.exits.files import gates_inside
 from dyvte.models.checkpoints.native_weights import check_names, check_shapes
-from dyvte.models.checkpoints.opened import Opened, check_settings, implementations, refusing
+from dyvte.models.checkpoints.opened import (
+    Opened,
+    check_settings,
+    implementations,
+    naming,
+    refusing,
+)
 from dyvte.models.decoder import NativeAdapter
 from dyvte.models.originals.files import shapes
+from dyvte.models.originals.tokenizers import FILES
 from dyvte.models.prompts.chat import TemplateChat
 from dyvte.models.prompts.template_files import read_template
 from dyvte.models.vision.images import ImageProcessor
@@ -75,7 +82,10 @@ def open_native(
     with refusing(folder):
         stored = shapes(folder, allow_pickle)
         gates = gates_inside(folder)
-        check_shapes(stored, empty_native(folder, adapter, dtype, gates).model)
+        empty = empty_native(folder, adapter, dtype, gates).model
+        check_shapes(stored, empty)
+        tokenizer, chat = read_chat(folder, adapter, empty.config)
+        process = read_image_processor(folder, adapter)
         model, report = adapter.native.from_pretrained(
             folder,
             dtype=dtype,
@@ -85,8 +95,7 @@ def open_native(
         )
         check_names(report["missing_keys"], report["unexpected_keys"], gates is not None)
         opened = adapter(model.to(device).eval(), gates)
-        tokenizer, chat = read_chat(folder, adapter, model.config)
-        return Opened(opened, folder, tokenizer, chat, read_image_processor(folder, adapter))
+        return Opened(opened, folder, tokenizer, chat, process)
 
 
 def read_chat(
@@ -95,7 +104,8 @@ def read_chat(
     """Tokenizer and chat format, as far as the folder has them."""
     if not any((folder / name).exists() for name in TOKENIZER_FILES):
         return None, None
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    with naming(folder, *FILES):
+        tokenizer = AutoTokenizer.from_pretrained(folder)
     template = read_template(folder, tokenizer)
     if not template:
         return tokenizer, None

@@ -104,6 +104,32 @@ def check_settings(file: Path) -> None:
         raise ModelError(f"{file.parent}: {file.name} holds no settings")
 
 
+@contextmanager
+def naming(folder: Path, *files: str) -> Iterator[None]:
+    """What a library says of broken files becomes a ModelError that names the file.
+
+    That is the first of ``files`` that is no JSON object; else all that are there.
+    """
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:  # the tokenizers library raises nothing more special
+        there = [folder / name for name in files if (folder / name).exists()]
+        for file in there:
+            if file.suffix == ".json" and not _is_object(file):
+                raise ModelError(f"{folder}: {file.name} is not a JSON object") from error
+        names = " and ".join(file.name for file in there)
+        raise ModelError(f"{folder}: {names} cannot be read ({_first_line(error)})") from error
+
+
+def _is_object(file: Path) -> bool:
+    try:
+        return isinstance(json.loads(file.read_text(encoding="utf-8")), dict)
+    except ValueError:
+        return False
+
+
 def _is_ours(error: BaseException) -> bool:
     """True where this package looked for a key, and not a library of ours."""
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)

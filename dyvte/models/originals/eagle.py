@@ -72,6 +72,8 @@ def open_original(
         native = native_config(config, stored, read_heads(folder))
         names = native_names(stored, tower_names(config))
         empty = on_meta(EagleForCausalLM, native, torch.float32, attention())
+        empty.generation_config = generation_config(config)
+        EagleAdapter(empty)  # refuses what it does not do
         check_tensors(empty, (stored, partial(_own, names)), tied=native.tie_word_embeddings)
         tokenizer = read_tokenizer(folder)
         chat = ConversationChat(tokenizer, conversation(tokenizer)) if tokenizer else None

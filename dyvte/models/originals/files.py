@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from dyvte.errors import ModelError
+from dyvte.models.checkpoints.hub import hub_folder
 
 _DECODER_KEYS = (
     "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads "
@@ -21,6 +22,7 @@ _DECODER_KEYS = (
     "attention_bias mlp_bias bos_token_id eos_token_id pad_token_id tie_word_embeddings head_dim"
 ).split()
 _COUNTS = _DECODER_KEYS[:6]
+PICKLE = "allow_pickle (--allow-pickle, DYVTE_ALLOW_PICKLE=1)"
 _POINTER = b"version https://git-lfs"
 
 
@@ -47,18 +49,21 @@ def architecture(config: dict[str, Any]) -> str | None:
     return said if isinstance(said, str) else said[0]
 
 
-def part_folder(folder: Path, name: str, key: str) -> Path:
-    """The folder of a part that a config names under ``key``: beside, absolute, or from the hub."""
+def part_folder(
+    folder: Path, name: str, key: str, weights: bool = False, allow_pickle: bool = False
+) -> Path:
+    """The folder of a part that a config names under ``key``: beside, absolute, or from the hub.
+
+    From the hub its ``weights`` come only where they are asked for. Raises ModelError.
+    """
     for candidate in (folder / name, Path(name)):
         if (candidate / "config.json").exists():
             return candidate
     if name.startswith((".", "/")):
         raise ModelError(f"{folder}: {key} {name!r} has no config.json there")
     try:
-        from huggingface_hub import snapshot_download
-
-        return Path(snapshot_download(name))
-    except Exception as error:  # the hub's own error tree is wide and changes
+        return hub_folder(name, weights, allow_pickle)
+    except Exception as error:
         raise ModelError(
             f"{folder}: the vision tower {name!r} is neither beside the checkpoint nor on the hub; "
             f"download it and set {key} in config.json to its folder"
@@ -108,11 +113,11 @@ def weight_files(folder: Path, allow_pickle: bool = False) -> list[Path]:
         return safe
     pickled = sorted(folder.glob("pytorch_model*.bin"))
     if not pickled:
-        raise ModelError(f"{folder}: no *.safetensors found")
+        raise ModelError(f"{folder}: no *.safetensors found (pickled weights need {PICKLE})")
     if not allow_pickle:
         raise ModelError(
             f"{folder}: no *.safetensors found, only pickled weights ({pickled[0].name}); "
-            "allow_pickle (--allow-pickle, DYVTE_ALLOW_PICKLE=1) reads them, tensors only"
+            f"{PICKLE} reads them, tensors only"
         )
     for index in sorted(folder.glob("*.bin.index.json")):
         _check_index(index)

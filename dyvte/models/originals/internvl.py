@@ -144,9 +144,11 @@ def _read(
     allow_pickle: bool = False,
     dtype: torch.dtype | None = None,
 ) -> NativeWeights:
-    """In ``dtype`` (None: as stored); names and shapes are looked at before a weight is read."""
+    """In ``dtype`` (None: as stored); settings, names and shapes are looked at before a weight."""
     native = native_config(config)
     empty = on_meta(InternVLForConditionalGeneration, native, torch.float32)
+    empty.generation_config = generation_config(config)
+    InternVLChatAdapter(empty, None, shuffle_of(config))  # refuses what it does not do
     rename = partial(_native_tensors, config=config, native=native)
     tied = native.tie_word_embeddings
     check_tensors(empty, (shapes(folder, allow_pickle), rename), tied=tied)

@@ -190,12 +190,14 @@ def vision_config(folder: Path, config: dict[str, Any]) -> Any:
     return CLIPVisionConfig(**{k: v for k, v in tower.items() if k != "model_type"})
 
 
-def tower_folder(folder: Path, config: dict[str, Any]) -> Path:
-    """The vision tower's folder: beside the checkpoint, an absolute path, or from the hub."""
+def tower_folder(
+    folder: Path, config: dict[str, Any], weights: bool = False, allow_pickle: bool = False
+) -> Path:
+    """The vision tower's folder, as ``part_folder`` finds it. Raises ModelError."""
     name = config["mm_vision_tower"]
     if not isinstance(name, str) or not name:
         raise ModelError(f"{folder}: mm_vision_tower {name!r} names no vision tower")
-    return part_folder(folder, name, "mm_vision_tower")
+    return part_folder(folder, name, "mm_vision_tower", weights, allow_pickle)
 
 
 def read_tower(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
@@ -211,11 +213,14 @@ def read_tensors(
 ) -> tuple[dict[str, Tensor], GateBank | None]:
     """All weights under native names, in ``dtype`` (None: as stored), and the gates.
 
-    Names and shapes are looked at before a weight is read. Raises ModelError.
+    Settings, names and shapes are looked at before a weight is read. Raises ModelError.
     """
-    native, tower = native_config(folder, config), tower_folder(folder, config)
+    native = native_config(folder, config)
+    tower = tower_folder(folder, config, weights=True, allow_pickle=allow_pickle)
     parts: dict[Path, Rename] = {folder: _own, tower: partial(_tower, native.vision_config)}
     empty = on_meta(LlavaForConditionalGeneration, native, torch.float32)
+    empty.generation_config = generation_config(config)
+    LlavaAdapter(empty)  # refuses what it does not do
     stored = [(shapes(part, allow_pickle), rename) for part, rename in parts.items()]
     check_tensors(empty, *stored, tied=native.tie_word_embeddings)
     state: dict[str, Tensor] = {}

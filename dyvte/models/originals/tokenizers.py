@@ -9,13 +9,30 @@ from typing import Any
 from transformers import LlamaTokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer
 
 from dyvte.errors import ModelError
+from dyvte.models.checkpoints.opened import naming
 
+FILES = (
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.json",
+    "vocab.json",
+    "tokenizer.model",
+)
 _SENTENCEPIECE = ("LlamaTokenizer", "InternLM2Tokenizer")
 _BYTES = ("Qwen2Tokenizer",)
 
 
 def read_tokenizer(folder: Path) -> Any | None:
-    """The folder's tokenizer, None if it has none. Raises ModelError for an unknown class."""
+    """The folder's tokenizer, None if it has none.
+
+    Raises ModelError for an unknown class, and for broken files by their names.
+    """
+    with naming(folder, *FILES):
+        return _read(folder)
+
+
+def _read(folder: Path) -> Any | None:
     path = folder / "tokenizer_config.json"
     said = json.loads(path.read_text()) if path.exists() else {}
     name = str(said.get("tokenizer_class", "LlamaTokenizer")).removesuffix("Fast")

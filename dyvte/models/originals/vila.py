@@ -32,7 +32,7 @@ from transformers import (
 
 from dyvte.attention import register
 from dyvte.errors import ModelError
-from dyvte.models.checkpoints.meta import DEVICE
+from dyvte.models.checkpoints.meta import DEVICE, on_meta
 from dyvte.models.checkpoints.opened import Opened, check_settings, read_config, refusing
 from dyvte.models.families.vila import COLUMNS, ROWS, DownsampleProjector, VilaAdapter, VilaModel
 from dyvte.models.originals.expected import check_tensors, filled
@@ -91,7 +91,8 @@ def _model(
     folder: Path, config: dict[str, Any], order: str, dtype: torch.dtype, allow_pickle: bool
 ) -> VilaModel:
     """On the CPU; when this returns nobody else holds a weight."""
-    empty = on_meta(folder, config, order, dtype)
+    empty = empty_model(folder, config, order, dtype)
+    VilaAdapter(empty, None, select_layer(config))  # refuses what it does not do
     for part in PARTS:
         _check_tensors(folder / part, getattr(empty, part), allow_pickle)
 
@@ -116,7 +117,7 @@ def build(folder: Path, config: dict[str, Any], dtype: torch.dtype) -> Opened:
     """The same on the meta device: no weight is read. Raises ModelError."""
     with refusing(folder):
         order, why = token_order(folder, config)
-        model = on_meta(folder, config, order, dtype)
+        model = empty_model(folder, config, order, dtype)
         behind = _behind(read_tokenizer(folder / "llm"), order)
         adapter = VilaAdapter(model, None, select_layer(config), behind)
         note = f"VILA token order: {order} ({why})"
@@ -153,7 +154,7 @@ def _part_configs(folder: Path) -> list[dict[str, Any]]:
     return [read_config(folder / part) for part in PARTS]
 
 
-def on_meta(folder: Path, config: dict[str, Any], order: str, dtype: torch.dtype) -> VilaModel:
+def empty_model(folder: Path, config: dict[str, Any], order: str, dtype: torch.dtype) -> VilaModel:
     """The model without weights. Raises ModelError for what is not supported."""
     llm, tower, projector = _part_configs(folder)
     _check(config, projector)
@@ -161,11 +162,12 @@ def on_meta(folder: Path, config: dict[str, Any], order: str, dtype: torch.dtype
     vision = tower_config(tower, config)
     check_levels("vila", select_layer(config), vision.num_hidden_layers)
     with DEVICE:
-        return VilaModel(
-            SiglipVisionModel._from_config(vision, dtype=dtype, attn_implementation="sdpa"),
-            DownsampleProjector(vision.hidden_size, text.hidden_size, order).to(dtype),
-            kind._from_config(text, dtype=dtype, attn_implementation=register()),
-        ).eval()
+        joining = DownsampleProjector(vision.hidden_size, text.hidden_size, order).to(dtype)
+    return VilaModel(
+        on_meta(SiglipVisionModel, vision, dtype, "sdpa"),
+        joining,
+        on_meta(kind, text, dtype, register()),
+    ).eval()
 
 
 def _check(config: dict[str, Any], projector: dict[str, Any]) -> None:

@@ -114,16 +114,33 @@ def test_a_native_config_without_a_part_is_refused(
     [
         ("llava", "tokenizer.model", "no pieces"),
         ("llava", "tokenizer_config.json", "{"),
+        ("llava", "tokenizer_config.json", "[]"),
+        ("llava", "special_tokens_map.json", "{"),
         ("llava", TOWER, "{"),
+        ("vila", "llm/tokenizer_config.json", "{"),
         ("native", "processor_config.json", "{}"),
+        ("native", "tokenizer_config.json", "{"),
+        ("native", "tokenizer.json", "{"),
+        ("native", "tokenizer.json", "{}"),
+        ("native", "tokenizer.json", '{"model": 3}'),
     ],
 )
-def test_broken_small_files_are_refused(
+def test_broken_small_files_are_named_before_a_weight_is_read(
     source: str, file: str, text: str, tiny_folder: Path, tmp_path: Path
 ) -> None:
     folder = copy(source, tiny_folder, tmp_path)
     (folder / file).write_text(text)
-    refusal(folder)
+    assert Path(file).name in refusal(folder)
+
+
+def test_an_original_tokenizer_in_one_file_is_named_when_it_is_broken(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    """``tokenizers`` raises a bare Exception, which came out as a traceback."""
+    folder = copy("llava", tiny_folder, tmp_path)
+    (folder / "tokenizer.model").unlink()
+    (folder / "tokenizer.json").write_text('{"model": 3}')
+    assert "tokenizer.json" in refusal(folder)
 
 
 def test_a_pointer_of_git_lfs_is_called_one(tiny_folder: Path, tmp_path: Path) -> None:

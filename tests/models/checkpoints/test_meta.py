@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -96,4 +97,30 @@ def test_of_a_hub_model_only_small_files_are_fetched(
     assert "*.safetensors" not in asked[0]
     assert "*.json" in asked[0]
     assert "*.safetensors" in asked[1]
-    assert "*.bin" not in asked[1]
+    assert not [pattern for pattern in asked[1] if "bin" in pattern]
+
+
+def test_of_a_tower_on_the_hub_only_what_is_read_is_fetched(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """All of it came: CLIP's repository holds its weights three times over."""
+    source = Path(__file__).parents[2] / "golden" / "llava-original" / "checkpoint"
+    folder = shutil.copytree(source, tmp_path / "model")
+    tower = (folder / "vision_tower").rename(tmp_path / "tower")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"mm_vision_tower": "some/clip"}))
+    asked: list[str] = []
+
+    def snapshot(name: str, allow_patterns: list[str]) -> str:
+        assert name == "some/clip"
+        asked.extend(allow_patterns)
+        return str(tower)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    dyvte.build(folder)
+    assert not [pattern for pattern in asked if "safetensors" in pattern or "bin" in pattern]
+    dyvte.load(folder, device="cpu", dtype="float32")
+    assert "*.safetensors" in asked
+    assert not [pattern for pattern in asked if "bin" in pattern]
+    dyvte.load(folder, device="cpu", dtype="float32", allow_pickle=True)
+    assert "pytorch_model*.bin" in asked
