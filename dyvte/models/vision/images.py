@@ -15,6 +15,8 @@ MAX_RATIO = 200
 """Longest by shortest side, as Qwen-VL's own image processor has it."""
 MAX_SQUARE = 4096
 """Side in pixels of the largest square that a picture is laid on; towers see far fewer."""
+MAX_RESIZED = 2 * MAX_SQUARE**2
+"""Most pixels that a picture has once its shorter side is a tower's, before the rest is cut off."""
 
 ProcessImages = Callable[[Sequence[Image.Image]], dict[str, Any]]
 """Pictures → what the family's ``encode_images`` takes, images in order."""
@@ -39,11 +41,26 @@ class ImageProcessor:
         pictures = [readable(image) for image in images]
         if self.before is not None:
             pictures = [self.before(image, self.processor) for image in pictures]
+        for image in pictures:
+            self._check_resized(image)
         try:
             # A list of one prompt's list: OneVision treats several images of a prompt otherwise.
             return dict(self.processor(images=[pictures], return_tensors="pt", **self.settings))
         except ValueError as error:
             raise PromptError(f"the model's image processor refuses a picture: {error}") from error
+
+    def _check_resized(self, image: Image.Image) -> None:
+        """Raise PromptError for a picture that grows too large on the way to its crop.
+
+        Where a processor has a ``longest_edge`` as well, that bounds it.
+        """
+        size = self.processor.size
+        edge = 0 if size.get("longest_edge") else size.get("shortest_edge", 0)
+        if edge**2 * max(image.size) > MAX_RESIZED * min(image.size):
+            raise PromptError(
+                f"an image has {image.width} × {image.height} pixels; with a shorter side of "
+                f"{edge}, as this model takes it, it would have more than {MAX_RESIZED}"
+            )
 
 
 def readable(image: Image.Image) -> Image.Image:
