@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from dyvte.errors import OptionError, PromptError
+from dyvte.errors import ModelError, OptionError, PromptError
 from dyvte.exits.files import GateCard
 from dyvte.exits.gate import GateBank
 from dyvte.exits.grants import Grants
@@ -57,11 +57,24 @@ class Model:
         gated = self.gates.layers if self.gates else frozenset()
         return Grants(self.adapter.decoder.num_layers, gated, self.offers)
 
+    def check_chat(self) -> None:
+        """Raise ModelError unless messages can become prompts."""
+        if self.chat is not None:
+            return
+        if self.tokenizer is None:
+            what = "no tokenizer (tokenizer.json, tokenizer.model or vocab.json)"
+        else:
+            what = "a tokenizer but no chat template (chat_template.jinja or chat_template.json)"
+        raise ModelError(
+            f"{self.name}: has {what}, so nobody could send it a message; copy the missing files "
+            "from where the weights came from"
+        )
+
     def prompt(self, messages: Sequence[Message]) -> Prompt:
         """Chat messages with PIL images → a processed prompt. Raises PromptError."""
         if self.chat is None:
             raise PromptError(
-                f"{self.name} has no tokenizer or chat template; build a Prompt of ids"
+                "this model has no tokenizer or no chat template; build a Prompt of ids"
             )
         if not messages:
             raise PromptError("messages is empty: give at least one")
@@ -71,7 +84,7 @@ class Model:
         if not pictures:
             return Prompt(ids, user_turns=turns)
         if self.process_images is None:
-            raise PromptError(f"{self.name} has no image processor; it takes text only")
+            raise PromptError("this model has no image processor; it takes text only")
         return Prompt(ids, self.process_images(pictures), turns)
 
     def text(self, token_ids: Sequence[int]) -> str:

@@ -311,9 +311,13 @@ def open_engine(
     allow_pickle: bool = False,
     token_order: str | None = None,
 ) -> AsyncEngine:
-    """Load a model and wire an engine around it. Blocking. Raises ModelError, OptionError."""
+    """Load a model and wire an engine around it. Blocking. Raises ModelError, OptionError.
+
+    One that no message can be put to is refused: whoever opens an engine by name serves chats.
+    """
     shadows = ShadowConfig(shadow_share, shadow_seed)
     loaded = load(model, gates, device, dtype, foreign_gates, allow_pickle, token_order)
+    loaded.check_chat()
     config = EngineConfig(
         max_model_len=max_model_len, max_num_seqs=max_num_seqs, kv_cache_memory=kv_cache_memory
     )

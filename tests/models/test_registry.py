@@ -12,7 +12,10 @@ from safetensors.torch import load_file, save_file
 
 import dyvte
 from dyvte import ModelError
+from server.__main__ import _reason, open_engine
+from server.settings import Settings
 from tests import tiny
+from tests.models.families.family import picture, says
 
 ORIGINAL = Path(__file__).parents[1] / "golden" / "llava-original" / "checkpoint"
 
@@ -134,8 +137,42 @@ def test_model_without_processor_files_answers_processed_prompts(tmp_path: Path)
     model = dyvte.load(tmp_path, device="cpu", dtype="float32")
     result = tiny.alone(model, tiny.prompt(), sampling=dyvte.SamplingParams(max_tokens=2))
     assert len(result.token_ids) == 2
-    with pytest.raises(dyvte.PromptError, match="no tokenizer"):
+    with pytest.raises(dyvte.PromptError, match="no tokenizer") as caught:
         model.prompt([{"role": "user", "content": "Hello"}])
+    assert str(tmp_path) not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("lost", "what"),
+    [
+        (("tokenizer.json",), "has no tokenizer (tokenizer.json, "),
+        (("chat_template.jinja",), "has a tokenizer but no chat template (chat_template.jinja "),
+    ],
+)
+def test_a_folder_that_no_message_can_be_put_to_is_not_served(
+    lost: tuple[str, ...], what: str, tmp_path: Path, tiny_folder: Path
+) -> None:
+    """The server was ready, and every chat a 400 that showed this path and a library's remedy."""
+    folder = copy(tiny_folder, tmp_path / "model")
+    for name in lost:
+        (folder / name).unlink()
+    settings = Settings.model_validate({"model": str(folder), "device": "cpu"})
+    with pytest.raises(ModelError) as caught:
+        open_engine(settings)
+    reason = _reason(caught.value, settings)
+    assert reason.startswith(f"--model {folder}: {what}")
+    assert "copy the missing files" in reason
+
+
+def test_what_is_said_of_pictures_to_a_model_without_an_image_processor_names_no_path(
+    tmp_path: Path, tiny_folder: Path
+) -> None:
+    folder = copy(tiny_folder, tmp_path / "model")
+    (folder / "processor_config.json").unlink()
+    model = dyvte.load(folder, device="cpu", dtype="float32")
+    with pytest.raises(dyvte.PromptError, match="takes text only") as caught:
+        model.prompt([says("user", picture(8, 8), "What?")])
+    assert str(tmp_path) not in str(caught.value)
 
 
 def test_gates_of_another_model_are_refused(tmp_path: Path, tiny_folder: Path) -> None:
