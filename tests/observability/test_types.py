@@ -61,4 +61,6 @@ def test_planted_mistakes_are_found(check: Check) -> None:
     number["options"]["graphMod"] = number["options"].pop("graphMode")
     wrong["refresh"] = 30
     said = check({"wrong": wrong})
-    assert all(word in said for word in ("drawStyle", "graphMode", "refresh")), said
+    found = ("graphMod", '"lines"', "'number' is not assignable")
+    assert all(words in said for words in found), said
+    assert said.count("error TS") == len(found), said
