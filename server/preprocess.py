@@ -20,6 +20,7 @@ from dyvte.engine.events import Engine
 from dyvte.prompt import Prompt
 from server.api.errors import bad_request
 from server.api.translate import ChatJob, ImageSource
+from server.forms import FormCompiler
 from server.images import Decoding, ImageError, ImageLimits, decode_image, read_data_url
 from server.remote import Budget, RemoteImages, is_remote
 from server.settings import Settings
@@ -56,10 +57,12 @@ class Preprocessor:
         self._remote = remote or RemoteImages(settings.image_hosts, settings.image_timeout)
         self._decoding = Decoding()
         self._pool = ThreadPoolExecutor(settings.preprocess_workers, "preprocess")
+        self._forms = FormCompiler()
 
     async def prepare(self, job: ChatJob, engine: Engine) -> Prepared:
         """The job's prompt, checked against the model. Raises ApiError (400), PromptError,
         OptionError."""
+        await self._forms.compile(job.sampling.structured_output, job.form_param, engine)
         fetched = await self._fetch([source for source in job.images if is_remote(source.url)])
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._pool, self._prepare, job, fetched, engine)
@@ -67,6 +70,7 @@ class Preprocessor:
     async def close(self) -> None:
         """Drop what has not begun; the threads end with their current image."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+        self._forms.close()
         await self._remote.close()
 
     async def _fetch(self, sources: list[ImageSource]) -> dict[str, bytes]:

@@ -17,6 +17,7 @@ from typing_extensions import TypedDict
 from dyvte.errors import (
     DyvteError,
     EngineStopped,
+    GrammarFailed,
     OptionError,
     PromptError,
     PromptTooLong,
@@ -152,6 +153,9 @@ def option_error(error: OptionError, where: str = "") -> ApiError:
 def from_engine(error: DyvteError, request_id: str) -> ApiError:
     """What an error of the engine's is on the wire."""
     match error:
+        case GrammarFailed():
+            message = f"The answer could not be finished in the form asked for: {error}."
+            return bad_request(message, code="structured_output_failed")
         case QueueFull():
             return queue_full(error.retry_after_s)
         case EngineStopped():

@@ -15,6 +15,7 @@ from dyvte.errors import OptionError
 from dyvte.params import ExitOptions, SamplingParams
 from server.api.errors import ApiError, bad_request, option_error
 from server.api.exits import Headers, choose_exits
+from server.api.form import Form, choose_form
 from server.api.schema import (
     AssistantMessage,
     ChatRequest,
@@ -42,7 +43,8 @@ class ImageSource:
 class ChatJob:
     """A chat request in the engine's words.
 
-    ``messages`` hold an ``ImageSource`` where an image belongs.
+    ``messages`` hold an ``ImageSource`` where an image belongs. ``form_param`` is the client's
+    name of what asked for a structured output.
     """
 
     model: str
@@ -52,6 +54,7 @@ class ChatJob:
     report: str
     stream: bool
     include_usage: bool
+    form_param: str = ""
 
     @property
     def images(self) -> tuple[ImageSource, ...]:
@@ -77,8 +80,9 @@ def translate(
         if max(ids, default=0) >= engine.info.vocab_size:
             limit = engine.info.vocab_size - 1
             raise bad_request(f"Invalid '{name}': ids go up to {limit}.", name)
+    form = choose_form(request.response_format, request.structured_outputs)
     try:
-        sampling = _sampling(request)
+        sampling = _sampling(request, form)
     except OptionError as error:
         raise option_error(error) from error
     options = request.stream_options
@@ -90,6 +94,7 @@ def translate(
         report=(request.dyvte.report if request.dyvte else None) or "summary",
         stream=bool(request.stream),
         include_usage=bool(options and options.include_usage),
+        form_param=form.param if form else "",
     )
 
 
@@ -129,7 +134,7 @@ def _max_tokens(request: ChatRequest) -> int | None:
     return old if new is None else new
 
 
-def _sampling(request: ChatRequest) -> SamplingParams:
+def _sampling(request: ChatRequest, form: Form | None) -> SamplingParams:
     """OpenAI's defaults where the request says nothing; no length means as many as fit."""
     stop = request.stop or ()
     return SamplingParams(
@@ -149,6 +154,7 @@ def _sampling(request: ChatRequest) -> SamplingParams:
         presence_penalty=request.presence_penalty or 0.0,
         repetition_penalty=_or(request.repetition_penalty, 1.0),
         logit_bias={int(key): bias for key, bias in (request.logit_bias or {}).items()},
+        structured_output=form.wanted if form else None,
     )
 
 

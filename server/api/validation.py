@@ -26,7 +26,6 @@ UNSUPPORTED: Mapping[str, Sequence[object]] = {
     "parallel_tool_calls": (True,),
     "prediction": (),
     "reasoning_effort": ("none",),
-    "response_format": ({"type": "text"},),
     "service_tier": ("auto", "default"),
     "store": (False,),
     "tool_choice": ("none", "auto"),
@@ -34,6 +33,7 @@ UNSUPPORTED: Mapping[str, Sequence[object]] = {
     "verbosity": ("medium",),
     "web_search_options": (),
 }
+GUIDED = ("guided_json", "guided_regex", "guided_choice", "guided_grammar")
 UNSUPPORTED_IN_MESSAGE: Mapping[str, Sequence[object]] = {
     "audio": (),
     "function_call": (),
@@ -91,8 +91,7 @@ def _told(error: ErrorDetails, raw: Mapping[str, Any]) -> ApiError:
     if kind == "missing":
         return bad_request(f"Missing required parameter: '{path}'.", path, "missing_parameter")
     if kind == "extra_forbidden":
-        known = ", ".join(DyvteObject.model_fields)
-        hint = f" Known are {known}." if path.count(".") == 1 and path.startswith("dyvte.") else ""
+        hint = _hint(path)
         return bad_request(
             f"Unrecognized request argument supplied: {path}.{hint}", path, "unknown_parameter"
         )
@@ -104,6 +103,15 @@ def _told(error: ErrorDetails, raw: Mapping[str, Any]) -> ApiError:
         return bad_request(f"Invalid '{path}': must be an object.", path)
     reason = error["msg"][:1].lower() + error["msg"][1:]
     return bad_request(f"Invalid '{path}': {reason}.", path)
+
+
+def _hint(path: str) -> str:
+    """What the caller may have meant."""
+    if path.count(".") == 1 and path.startswith("dyvte."):
+        return f" Known are {', '.join(DyvteObject.model_fields)}."
+    if path in GUIDED:  # vLLM's names until 0.11
+        return f" Use structured_outputs.{path.removeprefix('guided_')}."
+    return ""
 
 
 def _path(error: ErrorDetails, raw: object) -> str:

@@ -7,6 +7,7 @@ What a test wants to see afterwards (requests taken, aborts, choices ended) is k
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -23,6 +24,7 @@ from dyvte.errors import DyvteError, EngineStopped, OptionError, PromptError, Qu
 from dyvte.flops import FlopsReport
 from dyvte.params import ExitOptions, FinishReason, SamplingParams
 from dyvte.prompt import IMAGE, Message, Prompt
+from dyvte.structured import StructuredOutput
 
 IMAGE_ROWS = 9
 NUM_LAYERS = 6
@@ -63,6 +65,7 @@ class FakeEngine:
     risks: Mapping[bool, float] = field(default_factory=dict)  # max_risk by "a conversation?"
     messages: list[Sequence[Message]] = field(default_factory=list)
     requests: list[EngineRequest] = field(default_factory=list)
+    compiled: list[StructuredOutput] = field(default_factory=list)
     finished: list[tuple[str, int]] = field(default_factory=list)
     aborted: list[str] = field(default_factory=list)
     running: set[str] = field(default_factory=set)
@@ -101,6 +104,13 @@ class FakeEngine:
         if options.policy == "gate" and options.aggressiveness is None:
             return replace(options, aggressiveness=0.5)
         return options
+
+    def compile(self, wanted: StructuredOutput) -> None:
+        self.compiled.append(wanted)
+        if wanted.text == "(":
+            raise OptionError("structured_output", "cannot be compiled: unclosed group")
+        if wanted.text == "slow":
+            time.sleep(0.3)
 
     def token_bytes(self, token_id: int) -> bytes:
         return bytes([token_id])
