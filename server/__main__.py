@@ -15,7 +15,7 @@ from dyvte.engine.events import Engine
 from dyvte.errors import DyvteError, OptionError
 from server.app import create_app
 from server.commandline import flag, load_settings
-from server.listen import Listener, bind
+from server.listen import Listener, bind, check_tls
 from server.logs import configure_logs
 from server.settings import ConfigError, Settings
 
@@ -39,6 +39,7 @@ def open_engine(settings: Settings) -> Engine:
         max_model_len=settings.max_model_len,
         max_num_seqs=settings.max_num_seqs,
         max_waiting=settings.max_waiting,
+        max_waiting_tokens=settings.max_waiting_tokens,
         kv_cache_memory=settings.kv_cache_memory,
         shadow_share=settings.shadow_share,
         shadow_seed=settings.shadow_seed,
@@ -47,20 +48,20 @@ def open_engine(settings: Settings) -> Engine:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until a signal. Returns the exit code."""
-    try:
-        settings = load_settings(argv)
-        socket = bind(settings)
-    except ConfigError as error:
-        return _refuse(str(error))
-    configure_logs(settings.log_level, settings.log_format)
-
     failures: list[Exception] = []
 
     def fail(error: Exception) -> None:
         failures.append(error)
         listener.should_exit = True
 
-    app = create_app(settings, lambda: open_engine(settings), on_failure=fail)
+    try:
+        settings = load_settings(argv)
+        check_tls(settings)
+        app = create_app(settings, lambda: open_engine(settings), on_failure=fail)
+        socket = bind(settings)
+    except ConfigError as error:
+        return _refuse(str(error))
+    configure_logs(settings.log_level, settings.log_format)
     listener = Listener(app, settings, app.state.lifecycle.drain)
     log.info("listening", host=settings.host, port=socket.getsockname()[1], model=settings.model)
     with socket:

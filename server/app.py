@@ -30,6 +30,7 @@ from server.api.guard import OPEN, BodyGuard, KeyGuard
 from server.api.models import ModelCard, ModelList
 from server.api.openapi import CHAT, answer, chat_responses, errors, install_schema
 from server.api.service import Service
+from server.keys import Keyring
 from server.lifecycle import Lifecycle, OpenEngine
 from server.metrics import ServerMetrics
 from server.preprocess import Preprocessor
@@ -59,6 +60,7 @@ def create_app(
     opens the engine.
     """
     metrics = ServerMetrics(settings.name, settings.metrics_compat)
+    keys = Keyring.of(settings)
     lifecycle = Lifecycle(
         settings,
         open_engine,
@@ -86,7 +88,8 @@ def create_app(
         Service(settings, lifecycle, metrics, version()),
         settings,
     )
-    _add_layers(app, settings, metrics)
+    install_schema(app, guarded=keys.guards)
+    _add_layers(app, settings, metrics, keys)
     _add_error_handlers(app)
     return app
 
@@ -134,12 +137,10 @@ def _add_routes(app: FastAPI, chat: Chat, service: Service, settings: Settings) 
     app.mount(playground.MOUNT, playground.Assets())
     for path, probe in (("/health", service.health), ("/ready", service.ready)):
         app.head(path, **hidden)(probe)
-    install_schema(app, guarded=bool(settings.api_key))
 
 
-def _add_layers(app: FastAPI, settings: Settings, metrics: ServerMetrics) -> None:
+def _add_layers(app: FastAPI, settings: Settings, metrics: ServerMetrics, keys: Keyring) -> None:
     """Innermost first: what is added later lies further out."""
-    keys = [key.get_secret_value() for key in settings.api_key]
     open_paths = (*OPEN, *playground.open_paths())
     if not settings.metrics_key:
         open_paths += ("/metrics",)

@@ -14,6 +14,7 @@ from dyvte.engine.events import Engine, EngineRequest, TokenEvent
 from dyvte.engine.stats import RequestStats
 from dyvte.errors import EngineStopped, RequestFailed
 from dyvte.params import FinishReason
+from server.deadline import in_time
 from server.detokenize import Detokenizer, Piece, ShownToken
 
 
@@ -28,12 +29,18 @@ class Delta:
 
 
 class Generation:
-    """One request on its way through the engine. ``stats`` is there after the last delta."""
+    """One request on its way through the engine. ``stats`` is there after the last delta.
 
-    def __init__(self, engine: Engine, request: EngineRequest) -> None:
+    ``deadline`` is when it must be done, on the event loop's clock.
+    """
+
+    def __init__(
+        self, engine: Engine, request: EngineRequest, deadline: float | None = None
+    ) -> None:
         sampling = request.sampling
         self._engine = engine
         self._request = request
+        self._deadline = deadline
         self._choices = [
             Detokenizer(
                 engine.token_bytes,
@@ -54,9 +61,10 @@ class Generation:
         return self.stats.completion_tokens
 
     async def deltas(self) -> AsyncGenerator[list[Delta], None]:
-        """One list per step that changed some text. Raises EngineError."""
+        """One list per step that changed some text. Raises EngineError, Overdue."""
         async with aclosing(self._engine.submit(self._request)) as stream:
-            async for events in stream:
+            steps = aiter(stream)
+            while (events := await in_time(anext(steps, None), self._deadline)) is not None:
                 changed = [delta for event in events for delta in self._take(event)]
                 if changed:
                     yield changed

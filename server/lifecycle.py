@@ -19,8 +19,10 @@ import structlog
 from dyvte.engine.events import Engine
 from dyvte.params import SamplingParams
 from dyvte.prompt import Prompt
-from server.api.errors import queue_full, unavailable
+from server.admission import Admission
+from server.api.errors import unavailable
 from server.api.exits import aliases, in_force, server_default
+from server.keys import Client
 from server.settings import Settings
 
 log = structlog.get_logger("dyvte.server")
@@ -51,7 +53,7 @@ class Lifecycle:
         on_failure: Callable[[Exception], None] | None = None,
     ) -> None:
         self.phase = Phase.LOADING
-        self.inside = 0
+        self._admission = Admission(settings.max_num_seqs + settings.max_waiting, on_refusal)
         self._settings = settings
         self._open_engine = open_engine
         self._on_ready = on_ready
@@ -59,6 +61,11 @@ class Lifecycle:
         self._on_failure = on_failure
         self._engine: Engine | None = None
         self._drained: asyncio.Task[None] | None = None
+
+    @property
+    def inside(self) -> int:
+        """Requests that were let in and have not ended."""
+        return self._admission.inside
 
     @property
     def alive(self) -> bool:
@@ -86,7 +93,7 @@ class Lifecycle:
         return engine
 
     @contextmanager
-    def admit(self) -> Iterator[Engine]:
+    def admit(self, client: Client | None = None) -> Iterator[Engine]:
         """Let one request in for as long as the context lasts. Raises ApiError (429, 503)."""
         try:
             engine = self.check_ready()
@@ -94,14 +101,8 @@ class Lifecycle:
             draining = self.phase is Phase.DRAINING
             self._on_refusal("draining" if draining else "not_ready")
             raise
-        if self.inside >= self._settings.max_num_seqs + self._settings.max_waiting:
-            self._on_refusal("queue_full")
-            raise queue_full(1.0)
-        self.inside += 1
-        try:
+        with self._admission.place(client):
             yield engine
-        finally:
-            self.inside -= 1
 
     async def load(self) -> None:
         """Open and start the engine; a failure is told once and leaves the phase FAILED."""

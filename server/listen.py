@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Awaitable, Callable
 from types import FrameType
 
@@ -41,6 +42,25 @@ def bind(settings: Settings) -> socket.socket:
     return bound
 
 
+def check_tls(settings: Settings) -> None:
+    """Certificate and key can be read and belong together. Raises ConfigError."""
+    if settings.ssl_certfile is None:
+        if settings.ssl_keyfile is not None:
+            raise ConfigError(f"--ssl-keyfile {settings.ssl_keyfile}: needs --ssl-certfile")
+        return
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(settings.ssl_certfile, settings.ssl_keyfile, password="")
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        named = f"--ssl-certfile {settings.ssl_certfile}"
+        if settings.ssl_keyfile is not None:
+            named += f" --ssl-keyfile {settings.ssl_keyfile}"
+        reason = "not a certificate chain and its key in PEM"
+        if not isinstance(error, ssl.SSLError):
+            reason = (getattr(error, "strerror", None) or reason).lower()
+        raise ConfigError(f"{named}: {reason}; give readable files that belong together") from error
+
+
 class Listener(uvicorn.Server):
     """The server process: one app on one socket until a signal or a failed load."""
 
@@ -49,6 +69,8 @@ class Listener(uvicorn.Server):
             uvicorn.Config(
                 app,
                 http=bounded_protocol(settings.header_timeout),
+                ssl_certfile=settings.ssl_certfile,
+                ssl_keyfile=settings.ssl_keyfile,
                 ws="none",
                 lifespan="on",
                 log_config=None,

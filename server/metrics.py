@@ -32,7 +32,7 @@ ENDPOINTS = (
     "other",
 )
 STATUSES = ("200", "400", "401", "404", "405", "408", "413", "429", "499", "500", "503", "other")
-REFUSALS = ("queue_full", "not_ready", "draining", "body_too_large", "invalid_prompt")
+REFUSALS = ("queue_full", "not_ready", "draining", "body_too_large", "invalid_prompt", "key_limit")
 STAGES = ("fetch", "decode", "preprocess")
 
 MEDIA_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)

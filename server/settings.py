@@ -110,6 +110,9 @@ class Settings(BaseSettings):
     max_waiting: int = Field(
         default=256, ge=0, description="requests that may wait; more get a 429"
     )
+    max_waiting_tokens: int = Field(
+        default=262_144, ge=0, description="prompt tokens that may wait; more get a 429"
+    )
     kv_cache_memory: ByteSize | None = Field(
         default=None, ge=1, description="memory for keys and values, for example 2GiB"
     )
@@ -148,6 +151,17 @@ class Settings(BaseSettings):
     api_key: Secrets = Field(
         default=(), description="key, or several with commas, that requests must carry"
     )
+    api_key_file: Path | None = Field(
+        default=None,
+        description="file of keys, one a line: KEY NAME concurrent=N per_minute=N; read again "
+        "when it changes",
+    )
+    ssl_certfile: Path | None = Field(
+        default=None, description="certificate chain in PEM: serve https"
+    )
+    ssl_keyfile: Path | None = Field(
+        default=None, description="its private key in PEM (default: in the same file)"
+    )
     cors_origins: Words = Field(
         default=(), description="origins browsers may call from, with commas"
     )
@@ -179,6 +193,11 @@ class Settings(BaseSettings):
     max_stop: int = Field(default=4, ge=0, description="stop strings per request")
 
     # Time
+    request_timeout: float | None = Field(
+        default=None,
+        gt=0,
+        description="seconds from a request's arrival to its last token; more is a 408",
+    )
     drain_timeout: float = Field(default=30.0, ge=0, description="seconds to finish after SIGTERM")
     header_timeout: float = Field(
         default=10.0, gt=0, description="seconds to send the request's headers"

@@ -24,6 +24,7 @@ from server.api.body import ClientGone
 from server.api.errors import ApiError, of_status, unavailable
 from server.api.guard import OPEN, BodyGuard, KeyGuard
 from server.api.openapi import CHAT
+from server.keys import Keyring
 from server.settings import Settings
 
 TARGETS = "/-/replicas"
@@ -50,12 +51,11 @@ class Fleet(Protocol):
 
 def ingress(settings: Settings, fleet: Fleet) -> ASGIApp:
     """The app: the server's bounds around an ``Ingress``."""
-    keys = [key.get_secret_value() for key in settings.api_key]
     paths = OPEN if settings.metrics_key else (*OPEN, TARGETS)
     bounded = BodyGuard(
         Ingress(settings, fleet), settings.max_body, settings.body_timeout, on_too_large=_untold
     )
-    return KeyGuard(bounded, keys, paths)
+    return KeyGuard(bounded, Keyring.of(settings), paths)
 
 
 def _untold() -> None:

@@ -12,7 +12,6 @@ import logging
 import queue
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -24,6 +23,7 @@ from dyvte.engine.output import Emission
 from dyvte.engine.shadow import ShadowConfig, Shadows
 from dyvte.engine.stats import EngineSnapshot, Observer, RequestStats, ShadowStats
 from dyvte.engine.stream import Outbox, Stream
+from dyvte.engine.turnstile import Turnstile
 from dyvte.engine.warmup import warm_up
 from dyvte.errors import EngineStopped, QueueFull
 from dyvte.exits.resolve import resolve, settle
@@ -46,10 +46,12 @@ class AsyncEngine:
         info: ModelInfo,
         max_waiting: int = 256,
         shadows: ShadowConfig | None = None,
+        max_waiting_tokens: int = 262_144,
     ) -> None:
         self.core = core
         self._info = info
         self._max_waiting = max_waiting
+        self._max_waiting_tokens = max_waiting_tokens
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._outboxes: dict[str, Outbox] = {}
         self._observers: list[Observer] = []
@@ -57,7 +59,7 @@ class AsyncEngine:
         self._running = False
         self._draining = False
         self._died = False
-        self._finished_at: deque[float] = deque(maxlen=32)
+        self._turnstile = Turnstile()
         self._shadows = Shadows(core, shadows or ShadowConfig(), self._tell_shadow)
 
     @property
@@ -106,10 +108,13 @@ class AsyncEngine:
         self._refuse_when_ended()
         pending = len(self._outboxes)
         if pending >= self._max_waiting + self.core.scheduler.limits.max_num_seqs:
-            raise QueueFull(f"{pending} requests are waiting", self._retry_after())
+            raise self._full(f"{pending} requests are waiting")
         if request.request_id in self._outboxes:
             raise ValueError(f"request id {request.request_id!r} is in use")
         state = self.core.check(request)
+        waiting = self._waiting_tokens()
+        if waiting and waiting + state.layout.rows > self._max_waiting_tokens:
+            raise self._full(f"{waiting} tokens are waiting")
         outbox = Outbox(state, asyncio.get_running_loop())
         self._outboxes[request.request_id] = outbox
         try:
@@ -172,12 +177,13 @@ class AsyncEngine:
         if self._draining or not self._running:
             raise EngineStopped("the engine is not taking requests")
 
-    def _retry_after(self) -> float:
-        """Seconds until a seat frees, at the present rate of finished requests."""
-        if len(self._finished_at) < 2:
-            return 1.0
-        span = self._finished_at[-1] - self._finished_at[0]
-        return min(60.0, max(1.0, span / (len(self._finished_at) - 1)))
+    def _waiting_tokens(self) -> int:
+        """Prompt rows of the requests whose prefill has not begun."""
+        states = [outbox.state for outbox in list(self._outboxes.values())]
+        return sum(state.layout.rows for state in states if state.clock.admitted is None)
+
+    def _full(self, why: str) -> QueueFull:
+        return QueueFull(why, self._turnstile.retry_after())
 
     def _close(self, outbox: Outbox) -> None:
         outbox.closed = True
@@ -277,7 +283,7 @@ class AsyncEngine:
         """Strike a request off the list, unless its id is another one's by now."""
         if self._outboxes.get(outbox.request_id) is outbox:
             del self._outboxes[outbox.request_id]
-            self._finished_at.append(time.monotonic())
+            self._turnstile.ended()
 
     def _end_all(self, reason: str) -> None:
         """Tell everybody first: after a death the core may be beyond aborting."""
@@ -310,6 +316,7 @@ def open_engine(
     foreign_gates: bool = False,
     allow_pickle: bool = False,
     token_order: str | None = None,
+    max_waiting_tokens: int = 262_144,
 ) -> AsyncEngine:
     """Load a model and wire an engine around it. Blocking. Raises ModelError, OptionError.
 
@@ -322,4 +329,4 @@ def open_engine(
         max_model_len=max_model_len, max_num_seqs=max_num_seqs, kv_cache_memory=kv_cache_memory
     )
     core = build_core(loaded, config)
-    return AsyncEngine(core, describe(loaded, core), max_waiting, shadows)
+    return AsyncEngine(core, describe(loaded, core), max_waiting, shadows, max_waiting_tokens)

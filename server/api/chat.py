@@ -23,12 +23,15 @@ from server.api.body import read_json
 from server.api.context import RequestRecord, record_of
 from server.api.errors import from_engine
 from server.api.exits import check_model
+from server.api.guard import client_of
 from server.api.reply import ReplyContext
 from server.api.sse import EventStream, unless_gone
 from server.api.streaming import OpenedStream, StreamReply
+from server.api.timeout import deadline_of
 from server.api.translate import translate
 from server.api.validation import parse_chat
 from server.api.whole import whole_reply
+from server.deadline import in_time
 from server.generate import Generation
 from server.lifecycle import Lifecycle
 from server.metrics import ServerMetrics
@@ -49,10 +52,12 @@ class Chat:
     async def answer(self, request: Request) -> Response:
         """One request, whole or streamed. Raises ApiError or ClientGone."""
         record = record_of(request)
+        most = self.settings.request_timeout
+        record.deadline = deadline_of(request.headers, most, record.seconds)
         with ExitStack() as inside:
-            engine = inside.enter_context(self.lifecycle.admit())
+            engine = inside.enter_context(self.lifecycle.admit(client_of(request)))
             try:
-                prepared = await self._prepare(request, engine, record)
+                prepared = await in_time(self._prepare(request, engine, record), record.deadline)
                 generation, context = self._begin(prepared, engine, record)
                 if not prepared.job.stream:
                     body = await unless_gone(request.receive, whole_reply(generation, context))
@@ -95,7 +100,7 @@ class Chat:
             include_usage=job.include_usage,
             token_bytes=engine.token_bytes,
         )
-        return Generation(engine, engine_request), context
+        return Generation(engine, engine_request, record.deadline), context
 
     def _stream(
         self, opened: OpenedStream, context: ReplyContext, record: RequestRecord, inside: ExitStack

@@ -35,6 +35,7 @@ class RequestRecord:
     arrived: float = field(default_factory=time.perf_counter)
     notes: dict[str, object] = field(default_factory=dict)
     client_gone: bool = False
+    deadline: float | None = None
 
     @property
     def seconds(self) -> float:
@@ -85,7 +86,9 @@ class RequestContext:
             self._close(scope, record, CLIENT_GONE if record.client_gone else status)
 
     def _close(self, scope: Scope, record: RequestRecord, status: int) -> None:
-        path = scope["path"]
+        path, client = scope["path"], scope.get("dyvte.client")
+        if client is not None:
+            record.notes["client"] = client.name
         self._metrics.request(path, status)
         write = log.debug if path in QUIET else log.info
         write(

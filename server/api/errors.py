@@ -24,6 +24,7 @@ from dyvte.errors import (
     QueueFull,
 )
 from dyvte.params import SamplingParams
+from server.deadline import Overdue
 
 INVALID = "invalid_request_error"
 SERVER = "server_error"
@@ -117,12 +118,32 @@ def body_too_slow() -> ApiError:
 
 def queue_full(retry_after_s: float) -> ApiError:
     """429: try again later."""
+    message = "The server's waiting line is full; try again later."
+    return _too_many(message, "queue_full", retry_after_s)
+
+
+def key_limit(what: str, retry_after_s: float) -> ApiError:
+    """429: more than this key may ask for."""
+    message = f"This API key is limited to {what}; try again later."
+    return _too_many(message, "rate_limit_exceeded", retry_after_s)
+
+
+def _too_many(message: str, code: str, retry_after_s: float) -> ApiError:
+    headers = {
+        "Retry-After": str(max(1, math.ceil(retry_after_s))),
+        "Retry-After-Ms": str(max(1, math.ceil(retry_after_s * 1000))),  # OpenAI's clients'
+    }
+    return ApiError(429, message, kind="rate_limit_error", code=code, headers=headers)
+
+
+def overdue() -> ApiError:
+    """408: the request's own deadline; the same request would meet it again."""
     return ApiError(
-        429,
-        "The server's waiting line is full; try again later.",
-        kind="rate_limit_error",
-        code="queue_full",
-        headers={"Retry-After": str(max(1, math.ceil(retry_after_s)))},
+        408,
+        "The request did not end within the time that it was given.",
+        kind=SERVER,
+        code="request_timeout",
+        headers={"X-Should-Retry": "false"},
     )
 
 
@@ -156,6 +177,8 @@ def from_engine(error: DyvteError, request_id: str) -> ApiError:
         case GrammarFailed():
             message = f"The answer could not be finished in the form asked for: {error}."
             return bad_request(message, code="structured_output_failed")
+        case Overdue():
+            return overdue()
         case QueueFull():
             return queue_full(error.retry_after_s)
         case EngineStopped():

@@ -1,52 +1,59 @@
 """Before a route runs: the API key, and the bounds of the body while it streams in.
 
-Pure ASGI layers, so that nothing is buffered on the way. Every route needs the key except the
+Pure ASGI layers, so that nothing is buffered on the way. Every route needs a key except the
 ones named here, whether it exists or not.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hmac
 import time
 from collections.abc import Callable, Sequence
 
 from starlette.datastructures import Headers
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api.errors import ApiError, body_too_large, body_too_slow, unauthorized
+from server.keys import Client, Keyring
 
 OPEN = ("/health", "/ready")
 
 
 class KeyGuard:
-    """Lets through who carries one of the keys, compared in constant time."""
+    """Lets through who carries one of the keys; ``client_of`` tells whose it was."""
 
-    def __init__(self, app: ASGIApp, keys: Sequence[str], open_paths: Sequence[str]) -> None:
+    def __init__(self, app: ASGIApp, keys: Keyring, open_paths: Sequence[str]) -> None:
         self._app = app
-        self._keys = [key.encode() for key in keys]
+        self._keys = keys
         self._open = frozenset(open_paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not self._keys or scope["path"] in self._open:
+        if scope["type"] != "http" or not self._keys.guards or scope["path"] in self._open:
             await self._app(scope, receive, send)
             return
-        error = self._refusal(Headers(scope=scope).get("authorization"))
-        if error is None:
+        found = self._holder(Headers(scope=scope).get("authorization"))
+        if isinstance(found, Client):
+            scope["dyvte.client"] = found
             await self._app(scope, receive, send)
         else:
-            await error.response()(scope, receive, send)
+            await found.response()(scope, receive, send)
 
-    def _refusal(self, authorization: str | None) -> ApiError | None:
+    def _holder(self, authorization: str | None) -> Client | ApiError:
         if not authorization:
             return unauthorized("Give an API key: Authorization: Bearer KEY.")
         scheme, _, key = authorization.partition(" ")
-        given = key.strip().encode()
-        # All keys are compared, so that time tells nothing about which one came close.
-        matches = [hmac.compare_digest(given, known) for known in self._keys]
-        if scheme.lower() == "bearer" and any(matches):
-            return None
+        client = self._keys.holder(key.strip())
+        if scheme.lower() == "bearer" and client is not None:
+            return client
         return unauthorized("Incorrect API key provided.")
+
+
+def client_of(request: Request) -> Client | None:
+    """Whose key the request carries; None where no key is asked for."""
+    client = request.scope.get("dyvte.client")
+    assert client is None or isinstance(client, Client)
+    return client
 
 
 class BodyGuard:

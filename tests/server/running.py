@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ssl
 import sys
 import threading
 import time
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 
 import httpx
 
+from dyvte.engine.events import Engine
 from dyvte.errors import ModelError
 from server import __main__ as composition
 from server.app import create_app
@@ -22,17 +24,20 @@ from tests.server.fake_engine import FakeEngine
 
 
 @contextmanager
-def serve(engine: FakeEngine, **settings: object) -> Iterator[str]:
-    """The base URL of a server in a thread."""
+def serve(
+    engine: Engine, verify: ssl.SSLContext | bool = True, **settings: object
+) -> Iterator[str]:
+    """The base URL of a server in a thread; ``verify`` is for one that serves https."""
     operator = Settings.model_validate({"port": 0, "drain_timeout": 0.5, **settings})
     app = create_app(operator, lambda: engine)
     socket = bind(operator)
     listener = Listener(app, operator, app.state.lifecycle.drain)
     thread = threading.Thread(target=listener.run, args=([socket],), daemon=True)
     thread.start()
-    url = f"http://127.0.0.1:{socket.getsockname()[1]}"
+    scheme = "https" if operator.ssl_certfile else "http"
+    url = f"{scheme}://127.0.0.1:{socket.getsockname()[1]}"
     try:
-        with httpx.Client(base_url=url) as client:
+        with httpx.Client(base_url=url, verify=verify) as client:
             until(lambda: listener.started and client.get("/ready").status_code == 200)
         yield url
     finally:
