@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +72,14 @@ ALERTS = list(rules("alerts.yml"))
 
 def cases(kind: str) -> Iterator[tuple[str, Any]]:
     """Every case of a kind (``alert_rule_test``, ``promql_expr_test``) with its test's name."""
-    for path in TESTS:
-        for test in yaml.safe_load(path.read_text("utf-8"))["tests"]:
-            for case in test.get(kind, ()):
-                yield test["name"], case
+    for test in _tests():
+        for case in test.get(kind, ()):
+            yield test["name"], case
+
+
+@cache
+def _tests() -> list[dict[str, Any]]:
+    return [test for path in TESTS for test in yaml.safe_load(path.read_text("utf-8"))["tests"]]
 
 
 def copy_of(folder: Path) -> Path:
