@@ -4,8 +4,8 @@ Looked at before a weight is read, for ``transformers`` itself fills what is mis
 config with another model's sizes, weights at random, and it drops what it does not know.
 
 Which stored name is which parameter only ``transformers`` knows, and it says so in three names that
-are no part of its promises (tried with 5.23.0): ``get_model_conversion_mapping`` in
-``conversion_mapping``, ``WeightRenaming`` and ``rename_source_key`` in ``core_model_loading``.
+are no part of its promises (tried with 5.20.0, 5.22.0 and 5.23.0): ``get_model_conversion_mapping``
+in ``conversion_mapping``, ``WeightRenaming`` and ``rename_source_key`` in ``core_model_loading``.
 """
 
 from __future__ import annotations
