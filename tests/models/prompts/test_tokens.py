@@ -23,8 +23,10 @@ KINDS = sorted(TABLES)
 @pytest.mark.parametrize("kind", KINDS)
 @given(text=st.text(max_size=20))
 def test_bytes_joined_are_the_text(kind: str, text: str) -> None:
+    """SentencePiece itself cannot tell " a" from "a"."""
     ids = TOKENIZERS[kind](text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-    assert TABLES[kind].text(ids) == text
+    space = " " if kind == "sentencepiece" else ""
+    assert TABLES[kind].text(ids) == text.removeprefix(space)
 
 
 def test_a_character_of_several_tokens_is_whole_again() -> None:
