@@ -12,13 +12,14 @@ VENV  := .venv
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.made
 LINTERS := $(VENV)/linters
+BROWSER := $(VENV)/browser
 ARGS  ?=
 
 # Where torch's CPU wheels come from on Linux without an NVIDIA GPU (the registry's own wheel
 # brings gigabytes of CUDA). Asked only if it answers; set empty to use pip's configuration alone.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: help setup serve test check check-deploy check-prometheus ray-test observability-test dashboards format bench \
+.PHONY: help setup serve test check check-deploy check-prometheus ray-test observability-test playground-test dashboards format bench \
   demo-gates clean
 
 help: ## this list
@@ -75,6 +76,14 @@ ray-test: $(STAMP) ## two replicas under Ray Serve: load, affinity, one killed (
 
 observability-test: $(STAMP) ## rules, alerts and dashboards under a real Prometheus and Alertmanager (some six minutes)
 	@$(BIN)/python -m pytest tests/observability -m observability $(ARGS)
+
+playground-test: $(STAMP) $(BROWSER)/.made ## the page at / driven in headless Chromium (CHROMIUM= names one)
+	@PYTHONPATH="$(BROWSER)" $(BIN)/python -m pytest tests/playground -m playground $(ARGS)
+
+$(BROWSER)/.made: tests/playground/browser.txt | $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade \
+	  --target $(BROWSER) --requirement $<
+	@touch $@
 
 dashboards: $(STAMP) ## write deploy/grafana/dashboards from the code beside them
 	@$(BIN)/python -m deploy.grafana.build

@@ -2,14 +2,15 @@
 
 const KEY = "dyvte.key";
 
-/** What the server refused, or that it could not be asked. */
+/** What the server refused, or (`lost`) that it could not be asked to the end. */
 export class Refusal extends Error {
-  constructor(message, { status = 0, code = "", id = "", retryAfter = "" } = {}) {
+  constructor(message, { status = 0, code = "", id = "", retryAfter = "", lost = false } = {}) {
     super(message);
     this.status = status;
+    this.lost = lost;
     this.facts = [
       status ? `HTTP ${status}` : "", code, retryAfter ? `try again in ${retryAfter} s` : "", id,
-    ].filter(Boolean);
+    ].filter((fact) => fact && !message.includes(fact));
   }
 }
 
@@ -42,7 +43,7 @@ async function request(path, options = {}) {
     response = await fetch(path, { ...options, headers, cache: "no-store" });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Refusal("The server cannot be reached.", { code: "it may be stopped or restarting" });
+    throw new Refusal("The server cannot be reached. It may be stopped or restarting.", { lost: true });
   }
   if (!response.ok) throw await refusal(response);
   return response;
@@ -89,5 +90,5 @@ export async function* chat(body, signal) {
   } catch (error) {
     if (error instanceof Refusal || error.name === "AbortError") throw error;
   }
-  throw new Refusal("The connection ended before the answer did.", { id });
+  throw new Refusal("The connection ended before the answer did.", { id, lost: true });
 }

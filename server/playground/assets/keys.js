@@ -8,8 +8,12 @@ const PRINTABLE = /^[\x21-\x7e]+$/; // what a header can carry
 /** Wires the dialog; `renewed` is called when a key was given or forgotten. */
 export function askForKeys(renewed) {
   const dialog = $("key-dialog");
+  let guarded = false;
   const refresh = () => {
+    guarded ||= Boolean(key.get());
     $("key").textContent = key.get() ? "Forget key" : "Enter key";
+    show($("key"), guarded);
+    show($("reference"), !guarded); // it is behind the key, which a link cannot carry
   };
   dialog.querySelector("form").addEventListener("submit", (event) => {
     event.preventDefault();
@@ -30,12 +34,13 @@ export function askForKeys(renewed) {
     refresh();
     renewed();
   });
+  refresh();
   return (reason) => {
-    $("key-reason").textContent = reason;
+    const first = "Whoever runs it has given you one, or can.";
+    $("key-reason").textContent = key.get() ? reason : first;
     key.forget();
+    guarded = true;
     refresh();
-    show($("key"), true);
-    show($("reference"), false); // it is behind the key, which a link cannot carry
     if (!dialog.open) dialog.showModal();
   };
 }

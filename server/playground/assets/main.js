@@ -47,7 +47,6 @@ async function connect() {
     tell("ready", `${model.id} · ${family} · ${layers} layers`);
     $("send").disabled = false;
     if (JSON.stringify(known?.dyvte) !== JSON.stringify(model.dyvte)) policy.offer(model);
-    welcome();
   } catch (error) {
     refused(error);
     if (error.status !== 401) retry = setTimeout(connect, AGAIN_MS);
@@ -56,7 +55,6 @@ async function connect() {
 
 /** What this is about, until the first answer. */
 function welcome() {
-  if ($("runs").children.length || $("welcome").children.length) return;
   const layers = Array.from({ length: 12 }, (_, at) => make(at < 6 ? "i" : "i.sees"));
   $("welcome").append(
     make("div.words", {},
@@ -106,10 +104,8 @@ async function perform(plans) {
     } catch (error) {
       run.fail(error);
       for (const other of runs.slice(at + 1)) other.element.remove();
-      if (error instanceof api.Refusal && (error.status === 401 || error.status === 0)) {
-        refused(error);
-        if (error.status === 0) retry = setTimeout(connect, AGAIN_MS);
-      }
+      if (error.status === 401 || error.lost) refused(error);
+      if (error.lost) retry = setTimeout(connect, AGAIN_MS);
       return;
     }
   }
@@ -159,5 +155,6 @@ $("question").addEventListener("keydown", (event) => {
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") asking?.abort();
 });
+welcome();
 offerExamples(tray);
 connect();

@@ -94,8 +94,8 @@ export class Policy {
       ends: ["careful", "daring"], unit: "%", changed,
     });
     this.#byRisk = false;
-    this.how = make("div.how", { role: "group", "aria-label": "Set by" },
-      ...[["Aggressiveness", false], ["Risk", true]].map(([label, byRisk]) => make("button", {
+    this.how = make("div.how", { role: "group", "aria-label": "How it is set" },
+      ...[["By aggressiveness", false], ["By risk", true]].map(([label, byRisk]) => make("button", {
         type: "button", "aria-pressed": String(byRisk === this.#byRisk),
         onclick: (event) => this.#setBy(byRisk, event.currentTarget),
       }, label)));

@@ -71,7 +71,8 @@ export class Run {
     this.error.replaceChildren(make("p", {}, error.message));
     if (facts.length) this.error.append(make("small", {}, facts.join(" · ")));
     show(this.error, true);
-    this.element.classList.toggle("bare", !this.text);
+    this.element.classList.add("failed");
+    show(this.answer, this.text !== "");
   }
 
   /** Draw the account; `scale` as in `accountOf`. */

@@ -51,7 +51,7 @@ export class Slider {
     this.value = value;
     this.element = make("div.slider", {},
       make("label", { for: id }, label),
-      make("span.exactly", {}, this.number, unit),
+      make("span.exactly", {}, this.number, unit && ` ${unit}`),
       this.range,
       make("p.ends", { "aria-hidden": "true" }, ...ends.map((end) => make("span", {}, end))));
   }
