@@ -43,11 +43,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         sys.stderr.write(f"python -m deploy.ray: {error}\n")
         return FAILED
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
     configure_logs(settings.log_level, settings.log_format)
     start(settings, fleet)
+    stop = threading.Event()
+    # After the start, since Ray sets handlers of its own, which end the process at once.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
     log.info("ready", host=settings.host, port=settings.port, model=settings.name)
     stop.wait()
     log.info("ending")
