@@ -8,6 +8,7 @@ DyvteError
 └── EngineError      the engine could not finish a request
     ├── QueueFull    not admitted: the waiting line is full
     ├── EngineStopped  draining, stopped or dead
+    │   └── EngineDied   its thread has died: start the process anew
     └── RequestFailed  this request's own step raised; its batch mates go on
         └── GrammarFailed  its answer cannot go on in the form that it asked for
 """
@@ -57,6 +58,10 @@ class QueueFull(EngineError):
 
 class EngineStopped(EngineError):
     """The engine drains, has stopped, or its thread has died."""
+
+
+class EngineDied(EngineStopped):
+    """Its thread has died: nothing is served until the process is started anew."""
 
 
 class RequestFailed(EngineError):

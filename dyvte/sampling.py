@@ -37,6 +37,26 @@ def sample(
 
     Returns int64 ``[S]`` on the CPU: this is the step's one device→host copy.
     """
+    return pick(logits_SV, params, uniforms(params, generators), forbidden)
+
+
+def uniforms(
+    params: Sequence[SamplingParams], generators: Sequence[torch.Generator]
+) -> list[float | None]:
+    """The next number in 0..1 of each generator whose row is not greedy."""
+    return [
+        None if p.greedy else float(torch.rand((), generator=generator))
+        for p, generator in zip(params, generators, strict=True)
+    ]
+
+
+def pick(
+    logits_SV: Tensor,
+    params: Sequence[SamplingParams],
+    drawn: Sequence[float | None],
+    forbidden: Sequence[Sequence[int]],
+) -> Tensor:
+    """As ``sample``, with numbers that were ``drawn`` before: the same pick the same tokens."""
     scores = logits_SV.float()
     if any(forbidden):
         scores = scores.clone()
@@ -44,10 +64,9 @@ def sample(
             if ids:
                 scores[row, list(ids)] = float("-inf")
     chosen = scores.argmax(-1)
-    sampled = [row for row, p in enumerate(params) if not p.greedy]
-    for row in sampled:
-        uniform = torch.rand((), generator=generators[row])
-        chosen[row] = _draw(scores[row], params[row], float(uniform))
+    for row, uniform in enumerate(drawn):
+        if uniform is not None:
+            chosen[row] = _draw(scores[row], params[row], uniform)
     return chosen.cpu()
 
 

@@ -6,6 +6,7 @@ the draw is made for all rows at once.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 
@@ -14,7 +15,9 @@ from torch import Tensor
 
 from dyvte.engine.sequence import Sequence
 from dyvte.errors import GrammarFailed
-from dyvte.sampling import sample
+from dyvte.sampling import pick, uniforms
+
+log = logging.getLogger("dyvte.engine")
 
 
 @dataclass(slots=True)
@@ -34,20 +37,37 @@ def choose(rows: Seq[tuple[Sequence, Tensor]], eos: frozenset[int]) -> Choices:
             scored.append((sequence, logits, sequence.scores(logits, eos)))
         except Exception as error:
             made.failed.append((sequence, error))
-    if not scored:
-        return made
-    sequences = [each for each, _, _ in scored]
-    tokens = sample(
-        torch.stack([scores for _, _, scores in scored]),
-        [each.owner.sampling for each in sequences],
-        [each.generator for each in sequences],
-        [() if each.constraint else each.forbidden(eos) for each in sequences],
-    ).tolist()
-    for (sequence, logits, _), token in zip(scored, tokens, strict=True):
-        if sequence.may_choose(token):
+    for (sequence, logits, _), token in zip(scored, _draw(scored, eos), strict=True):
+        if isinstance(token, Exception):
+            made.failed.append((sequence, token))
+        elif sequence.may_choose(token):
             made.chosen.append((sequence, token, logits))
         else:
             made.failed.append(
                 (sequence, GrammarFailed("the model refuses what its grammar wants"))
             )
     return made
+
+
+def _draw(
+    scored: Seq[tuple[Sequence, Tensor, Tensor]], eos: frozenset[int]
+) -> list[int | Exception]:
+    """A token for each row, or why there is none. Each generator is asked once, whatever fails."""
+    sequences = [each for each, _, _ in scored]
+    scores = [row for _, _, row in scored]
+    params = [each.owner.sampling for each in sequences]
+    drawn = uniforms(params, [each.generator for each in sequences])
+    forbidden = [() if each.constraint else each.forbidden(eos) for each in sequences]
+    try:
+        if scored:
+            return [*pick(torch.stack(scores), params, drawn, forbidden).tolist()]
+    except Exception:
+        log.exception("sampling failed; sampling one sequence at a time")
+    found: list[int | Exception] = []
+    for row in range(len(scored)):
+        one = slice(row, row + 1)
+        try:
+            found += pick(scores[row][None], params[one], drawn[one], forbidden[one]).tolist()
+        except Exception as error:
+            found.append(error)
+    return found

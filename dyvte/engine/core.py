@@ -193,8 +193,11 @@ class EngineCore:
             if decodes:
                 outputs += self.runner.run([], decodes)[0]
             return outputs, gates
-        except Exception:
+        except Exception as error:
             log.exception("engine step failed; running its sequences one at a time")
+            short = isinstance(error, torch.OutOfMemoryError)
+        if short and torch.cuda.is_available():
+            torch.cuda.empty_cache()  # not above: there the error still holds the step's tensors
         self._prefill = None
         self.runner.cache.rewind(before | {each.seq: self._empty() for each in group})
         return self._alone(group, decodes, failed), 0.0
@@ -250,11 +253,16 @@ class EngineCore:
                 error = ArithmeticError("the model's highest logit is not a finite number")
                 emissions.append(self._fail(out.sequence.owner, error))
         # Only now: a request that failed takes its other choices of this step with it.
-        good = [out for out in outputs if out.sequence.finish_reason is None]
-        for out in good:
-            if out.trace is not None:
-                self._settle(out)
-        chosen = [pair for out in good for pair in self._choices(out)]
+        chosen: list[tuple[Sequence, torch.Tensor]] = []
+        for out in outputs:
+            if out.sequence.finish_reason is not None:
+                continue
+            try:
+                if out.trace is not None:
+                    self._settle(out)
+                chosen += self._choices(out)
+            except Exception as error:
+                emissions.append(self._fail(out.sequence.owner, error))
         return emissions + self._choose(chosen)
 
     def _settle(self, out: Output) -> None:
@@ -281,9 +289,8 @@ class EngineCore:
         return pairs
 
     def _choose(self, pairs: Seq[tuple[Sequence, torch.Tensor]]) -> list[Emission]:
-        if not pairs:
-            return []
-        made = choose(pairs, self.model.adapter.eos_token_ids)
+        alive = [pair for pair in pairs if pair[0].finish_reason is None]
+        made = choose(alive, self.model.adapter.eos_token_ids)
         failed = [
             self._fail(sequence.owner, error)
             for sequence, error in made.failed
@@ -297,7 +304,10 @@ class EngineCore:
         ]
 
     def _accept(self, sequence: Sequence, token: int, logits: torch.Tensor, now: float) -> Emission:
-        event = accept(self.model, sequence, token, logits, self.max_model_len, now)
+        try:
+            event = accept(self.model, sequence, token, logits, self.max_model_len, now)
+        except Exception as error:
+            return self._fail(sequence.owner, error)
         if event.finish_reason is not None:
             self._end(sequence)
         return Emission(sequence.owner, event)
@@ -349,7 +359,10 @@ def _usable(outputs: Seq[Output]) -> list[bool]:
     """True where a token can be chosen: the highest logit is a finite number."""
     if not outputs:
         return []
-    best = torch.stack([out.logits for out in outputs]).amax(-1)
+    try:
+        best = torch.stack([out.logits for out in outputs]).amax(-1)
+    except RuntimeError:  # no memory for all of them side by side
+        best = torch.stack([out.logits.amax() for out in outputs])
     usable: list[bool] = best.isfinite().tolist()
     return usable
 

@@ -25,7 +25,7 @@ from dyvte.engine.stats import EngineSnapshot, Observer, RequestStats, ShadowSta
 from dyvte.engine.stream import Outbox, Stream
 from dyvte.engine.turnstile import Turnstile
 from dyvte.engine.warmup import warm_up
-from dyvte.errors import EngineStopped, QueueFull
+from dyvte.errors import EngineDied, EngineStopped, QueueFull, RequestFailed
 from dyvte.exits.resolve import resolve, settle
 from dyvte.model import load
 from dyvte.params import ExitOptions, SamplingParams
@@ -174,6 +174,8 @@ class AsyncEngine:
             await asyncio.to_thread(self._thread.join)
 
     def _refuse_when_ended(self) -> None:
+        if self._died:
+            raise EngineDied("the engine died")
         if self._draining or not self._running:
             raise EngineStopped("the engine is not taking requests")
 
@@ -226,9 +228,12 @@ class AsyncEngine:
     def _add(self, outbox: Outbox) -> None:
         if outbox.closed or not self._running:
             self._forget(outbox)
-        else:
+            return
+        try:
             self._shadows.give_way()
             self.core.add(outbox.state)
+        except Exception as error:
+            self._give_up(outbox, error)
 
     def _abort(self, outbox: Outbox) -> None:
         self.core.abort(outbox.state)
@@ -256,14 +261,26 @@ class AsyncEngine:
             outbox = self._outboxes.get(request_id)
             if outbox is None:
                 continue
-            if outbox.state.done:
-                stats = self.core.stats_of(outbox.state)
-                each[-1] = replace(each[-1], stats=stats)
-                self._forget(outbox)
-                self._tell_finish(stats)
-                self._shadows.offer(outbox.state, stats)
-            if not outbox.put(each):
-                self._abort(outbox)  # the caller's loop is gone: nobody listens any more
+            try:
+                self._hand_over(outbox, each)
+            except Exception as error:
+                self._give_up(outbox, error)
+
+    def _hand_over(self, outbox: Outbox, events: list[TokenEvent]) -> None:
+        if outbox.state.done:
+            stats = self.core.stats_of(outbox.state)
+            events[-1] = replace(events[-1], stats=stats)
+            self._forget(outbox)
+            self._tell_finish(stats)
+            self._shadows.offer(outbox.state, stats)
+        if not outbox.put(events):
+            self._abort(outbox)  # the caller's loop is gone: nobody listens any more
+
+    def _give_up(self, outbox: Outbox, error: Exception) -> None:
+        """A fault of ours in one request's book-keeping ends that request alone."""
+        log.error("request %s could not be served", outbox.request_id, exc_info=error)
+        outbox.put(RequestFailed("the engine could not serve this request", outbox.request_id))
+        self._abort(outbox)
 
     def _tell_finish(self, stats: RequestStats) -> None:
         self._tell(lambda observer: observer.on_finish(stats))
@@ -290,7 +307,7 @@ class AsyncEngine:
         outboxes = list(self._outboxes.values())
         for outbox in outboxes:
             self._forget(outbox)
-            outbox.put(EngineStopped(reason))
+            outbox.put(EngineDied(reason) if self._died else EngineStopped(reason))
         for outbox in outboxes:
             try:
                 self.core.abort(outbox.state)

@@ -16,6 +16,7 @@ from typing_extensions import TypedDict
 
 from dyvte.errors import (
     DyvteError,
+    EngineDied,
     EngineStopped,
     GrammarFailed,
     OptionError,
@@ -181,6 +182,8 @@ def from_engine(error: DyvteError, request_id: str) -> ApiError:
             return overdue()
         case QueueFull():
             return queue_full(error.retry_after_s)
+        case EngineDied():
+            return unavailable("The engine has stopped.", "engine_stopped")
         case EngineStopped():
             return unavailable("The server is shutting down.", "draining")
         case OptionError():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -158,6 +158,53 @@ def test_an_exit_lets_one_more_in() -> None:
         toy.scheduler.prefilled(0, held)
         plan = toy.scheduler.plan(lambda seq, held=held: held)  # type: ignore[misc]
         assert plan.group == admitted
+
+
+def work_of(toy: Toy, plan: Plan) -> int:
+    """Rows times layers of a step's prefill."""
+    return sum(toy.rows[seq] for seq in plan.group) * plan.layers
+
+
+LENGTHS = st.lists(st.integers(1, 400), min_size=1, max_size=12)
+
+
+@given(first=LENGTHS, later=LENGTHS, every=st.integers(1, 5), budget=st.integers(4, 64))
+def test_no_prefill_keeps_a_running_stream_waiting_for_longer_than_a_bounded_step(
+    first: list[int], later: list[int], every: int, budget: int
+) -> None:
+    """Whoever decodes does so in every step, beside no more prefill than the budget, or one layer
+    of one request where that alone exceeds it."""
+    toy = Toy(pages=100_000, max_step_rows=budget)
+    toy.add(*first)
+    coming = list(later)
+    for step in range(400):
+        if coming and step % every == 0:
+            toy.add(coming.pop())
+        before = set(toy.scheduler.running)
+        plan = toy.step()
+        assert before == set(plan.decode), "a running sequence was left out of a step"
+        assert plan.preempted == ()
+        if before:
+            largest = max((toy.rows[seq] for seq in plan.group), default=0)
+            assert work_of(toy, plan) <= max(budget * LAYERS, largest)
+    assert not toy.scheduler.waiting, "everybody got in"
+
+
+@given(rows=st.lists(st.integers(1, 300), min_size=1, max_size=10), huge=st.integers(500, 5000))
+def test_a_huge_request_holds_up_the_next_by_its_own_layers_and_no_longer(
+    rows: list[int], huge: int
+) -> None:
+    toy = Toy(pages=100_000, max_step_rows=32)
+    toy.add(1)
+    toy.step()
+    toy.add(huge, *rows)
+    begun: dict[int, int] = {}
+    for step in range((len(rows) + 1) * LAYERS + 1):
+        for seq in toy.step().group:
+            begun.setdefault(seq, step)
+    assert begun[1] == 0
+    assert begun[2] <= LAYERS
+    assert all(begun[2 + index] <= (index + 1) * LAYERS for index in range(len(rows)))
 
 
 class SchedulerMachine(RuleBasedStateMachine):

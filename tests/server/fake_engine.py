@@ -70,6 +70,7 @@ class FakeEngine:
     aborted: list[str] = field(default_factory=list)
     running: set[str] = field(default_factory=set)
     observers: list[Observer] = field(default_factory=list)
+    given: int = 0  # steps that were taken from it
     draining: bool = False
     stopped: bool = False
 
@@ -150,6 +151,7 @@ class FakeEngine:
             if len(ended) == sampling.n:
                 break
             done += 1
+            self.given += 1
             yield [
                 TokenEvent(index, token, logprobs=_logprobs(token, sampling))
                 for index in range(sampling.n)

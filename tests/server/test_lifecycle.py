@@ -72,6 +72,38 @@ async def test_a_dead_engine_is_not_healthy(connect: Connect) -> None:
     assert [*codes, chat.status_code] == [503, 503, 503]
 
 
+async def test_ready_tells_loading_ready_draining_and_dead() -> None:
+    engine, may_load = FakeEngine(), threading.Event()
+
+    def opens_late() -> FakeEngine:
+        assert may_load.wait(10)
+        return engine
+
+    app = create_app(Settings(drain_timeout=0.1), opens_late)
+    transport = httpx.ASGITransport(app)
+    told: list[tuple[int, str]] = []
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://test") as client,
+    ):
+
+        async def ask() -> None:
+            reply = await client.get("/ready")
+            raw = reply.json()
+            told.append((reply.status_code, raw.get("status") or raw["error"]["code"]))
+
+        await ask()
+        may_load.set()
+        await app.state.loading
+        await ask()
+        engine.alive = False
+        await ask()
+        engine.alive = True
+        await app.state.lifecycle.drain()
+        await ask()
+    assert told == [(503, "loading"), (200, "ready"), (503, "engine_stopped"), (503, "draining")]
+
+
 async def test_more_than_fit_and_wait_are_turned_away(connect: Connect) -> None:
     async with connect(FakeEngine(step_s=0.02), max_num_seqs=1, max_waiting=1) as client:
         replies = await asyncio.gather(*(client.post(CHAT, json=body()) for _ in range(5)))
