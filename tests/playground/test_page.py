@@ -150,3 +150,31 @@ def test_nothing_is_wider_than_the_screen(opened: Open, width: int, scheme: str)
         assert page.evaluate("document.scrollingElement.scrollWidth") <= width
         paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert (paper == "rgb(19, 20, 23)") is (scheme == "dark")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_barrier_in_any_state(opened: Open, scheme: str) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    def barriers(page: Any) -> list[str]:
+        page.wait_for_timeout(600)  # colours settle
+        found = Axe().run(page).response
+        return [one["id"] for kind in ("violations", "incomplete") for one in found[kind]]
+
+    with serve(FakeEngine()) as base:
+        page = opened(base, color_scheme=scheme).page
+        assert barriers(page) == []
+        show(page, "Three hearts")
+        page.locator("#compare").check()
+        page.locator("#prune summary").click()
+        page.locator("#prune-method").select_option("fastv")
+        page.locator(".chip", has_text="Gates").click()
+        page.locator("#wire summary").click()
+        ask(page)
+        assert barriers(page) == []
+        ask(page, "word " * 200)
+        assert barriers(page) == []
+    with serve(FakeEngine(), api_key="right") as base:
+        page = opened(base, ready=False, color_scheme=scheme).page
+        page.get_by_text("This server asks for a key").wait_for()
+        assert barriers(page) == []
