@@ -35,6 +35,7 @@ STAGES = {"fetch": ORANGE, "decode": CYAN, "preprocess": BLUE}
 CACHES = {"image": PURPLE, "prefix": BLUE}
 FAULTS = {
     "url": ORANGE,
+    "fetch": BLUE,
     "base64": YELLOW,
     "empty": GREY,
     "too_many_bytes": CYAN,
@@ -47,6 +48,7 @@ REFUSALS = {
     "draining": BLUE,
     "body_too_large": YELLOW,
     "invalid_prompt": ORANGE,
+    "key_limit": PINK,
 }
 STATUSES = {
     "2..": GREEN,

@@ -151,12 +151,12 @@ WHERE = Section(
         TimeSeries(
             "Saved share of a request, by policy",
             "Median of the share of FLOPs that single requests saved, and the tenth percentile, "
-            "dashed: one request in ten saves less. Interpolated inside buckets; requests that "
-            "lost count as 0 here, what they lost is under What saving costs.",
+            "dashed: one request in ten saves less; five-minute windows, interpolated inside "
+            "buckets. Requests that lost count as 0 here; see What saving costs.",
             "percentunit",
             tuple(
                 Query(
-                    f"clamp_min({quantile(q, SAVED_RATIO, POLICY, 'policy')}, 0)",
+                    f"clamp_min({quantile(q, SAVED_RATIO, POLICY, 'policy', NOW)}, 0)",
                     f"{{{{policy}}}} p{100 * q:.0f}",
                 )
                 for q in (0.5, 0.1)

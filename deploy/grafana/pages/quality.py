@@ -18,6 +18,7 @@ from deploy.grafana.styles import (
     NEUTRAL,
     POLICIES,
     SHADOWS,
+    YELLOW,
     Style,
     by_name,
 )
@@ -126,7 +127,7 @@ PROMISED = Section(
             "What the checks show",
             "Share of changed answers among all with an image, with its 95 % bounds (Byar), over "
             "the window above. Broken where even the lower bound is over the promise, kept where "
-            "even the upper bound is under it.",
+            "even the upper bound is under it. An upper bound off the scale: too little checked.",
             "percentunit",
             (
                 Query(AT_MOST, "at most"),
@@ -139,6 +140,7 @@ PROMISED = Section(
                 Style("^measured$", BLUE),
                 Style("^promised$", BAD, dash=True),
             ),
+            most=0.05,
         ),
     ),
 )
@@ -154,7 +156,7 @@ CHECKS = Section(
             (Query(f"60 * {rate(RUNS, POLICY, 'outcome')}", "{{outcome}}"),),
             by_name(SHADOWS),
             stack=True,
-            width=8,
+            width=6,
         ),
         TimeSeries(
             "Agreement, by policy",
@@ -171,7 +173,7 @@ CHECKS = Section(
             ),
             by_name(POLICIES),
             most=1,
-            width=8,
+            width=6,
         ),
         TimeSeries(
             "How much is checked",
@@ -189,7 +191,23 @@ CHECKS = Section(
                 Query(f"max(dyvte_shadow_share_ratio{{{MODEL}}})", "drawn"),
             ),
             (Style("^checked$", GREEN), Style("^drawn$", GREY, dash=True)),
-            width=8,
+            width=6,
+        ),
+        TimeSeries(
+            "What checks cost",
+            "FLOPs of shadow runs as a share of what ran for requests. They run in quiet moments "
+            "only and are in no other figure.",
+            "percentunit",
+            (
+                Query(
+                    share(
+                        rate("dyvte_shadow_flops_total", MODEL), rate("dyvte_flops_total", MODEL)
+                    ),
+                    "shadow runs",
+                ),
+            ),
+            (Style("^shadow runs$", YELLOW),),
+            width=6,
         ),
     ),
 )

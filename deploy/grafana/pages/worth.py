@@ -8,7 +8,7 @@ from __future__ import annotations
 from deploy.grafana.dashboard import MODEL, POLICY, Text
 from deploy.grafana.expressions import STEP, flops_saved, rate, share
 from deploy.grafana.panels import Query, Section, TimeSeries
-from deploy.grafana.styles import BAD, BLUE, GREEN, PHASES, POLICIES, YELLOW, Style, by_name
+from deploy.grafana.styles import BAD, BLUE, GREEN, PHASES, POLICIES, Style, by_name
 
 PRICE = Text(
     "usd_per_pflop",
@@ -92,8 +92,8 @@ WORTH = Section(
         ),
         TimeSeries(
             "What saving costs",
-            "As shares of what ran: gates and other rules that decide; FLOPs lost by requests "
-            "that saved nothing; shadow runs, which are in no other figure.",
+            "As shares of what ran: gates and other rules that decide, and FLOPs lost by requests "
+            "that saved nothing. Shadow runs come on top (Quality).",
             "percentunit",
             (
                 Query(
@@ -110,18 +110,8 @@ WORTH = Section(
                     ),
                     "overspent",
                 ),
-                Query(
-                    share(
-                        rate("dyvte_shadow_flops_total", MODEL), rate("dyvte_flops_total", MODEL)
-                    ),
-                    "shadow runs",
-                ),
             ),
-            (
-                Style("^deciding$", PHASES["gates"]),
-                Style("^overspent$", BAD),
-                Style("^shadow runs$", YELLOW),
-            ),
+            (Style("^deciding$", PHASES["gates"]), Style("^overspent$", BAD)),
             width=8,
         ),
     ),
