@@ -46,8 +46,8 @@ class Costs:
 
     def install(self) -> None:
         """From now on everything is measured; for this process only."""
-        Choice.scores = self._timed_scores()  # type: ignore[method-assign]
-        matcher.next_mask = self._timed_mask
+        Choice.scores = self._timed_scores()  # type: ignore[method-assign, assignment]
+        matcher.next_mask = self._timed_mask  # type: ignore[assignment]
 
     def _timed_scores(self) -> Callable[[Choice, Tensor, frozenset[int]], Tensor]:
         original, spent = self._scores, self.engine

@@ -19,10 +19,11 @@ from dyvte.models import registry
 from dyvte.models.adapter import ModelAdapter
 from dyvte.models.checkpoints.opened import Opened, ReadOptions
 from dyvte.models.gates import choose_gates
-from dyvte.models.prompts.chat import ChatFormat, images_of
+from dyvte.models.prompts.chat import ChatFormat, encode, images_of
 from dyvte.models.prompts.tokens import TokenBytes
 from dyvte.models.vision.images import ProcessImages
 from dyvte.prompt import Message, Prompt
+from dyvte.tools import Tool
 
 log = logging.getLogger("dyvte.models")
 
@@ -70,8 +71,11 @@ class Model:
             "from where the weights came from"
         )
 
-    def prompt(self, messages: Sequence[Message]) -> Prompt:
-        """Chat messages with PIL images → a processed prompt. Raises PromptError."""
+    def prompt(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> Prompt:
+        """Chat messages with PIL images → a processed prompt. Raises PromptError.
+
+        ``tools`` are told to the model as ``dyvte.tools`` says.
+        """
         if self.chat is None:
             raise PromptError(
                 "this model has no tokenizer or no chat template; build a Prompt of ids"
@@ -79,7 +83,7 @@ class Model:
         if not messages:
             raise PromptError("messages is empty: give at least one")
         pictures = images_of(messages)
-        ids = self.chat.encode(messages)
+        ids = encode(self.chat, messages, tools)
         turns = max(1, sum(message.get("role") == "user" for message in messages))
         if not pictures:
             return Prompt(ids, user_turns=turns)

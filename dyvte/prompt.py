@@ -18,7 +18,8 @@ IMAGE = -200
 
 Message = Mapping[str, Any]
 """``role`` and ``content``: a string, or a list of parts of type text (``text``) or image
-(``image``, a PIL image)."""
+(``image``, a PIL image). An assistant's may have ``tool_calls`` (``name`` and ``arguments``, an
+object); role "tool" is what one returned."""
 
 
 @dataclass(frozen=True, slots=True)

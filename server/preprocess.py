@@ -95,7 +95,7 @@ class Preprocessor:
         began = time.perf_counter()
         messages = self._with_pictures(job, fetched)
         decoded = time.perf_counter()
-        prompt = engine.prepare(messages)
+        prompt = engine.prepare(messages, job.tools)
         tokens = engine.check(prompt, job.sampling, job.exits)
         ended = time.perf_counter()
         if job.images:

@@ -14,6 +14,7 @@ from dyvte.exits.presets import PresetRecord as PresetRecord
 from dyvte.params import ExitOptions, FinishReason, SamplingParams
 from dyvte.prompt import Message, Prompt
 from dyvte.structured import StructuredOutput
+from dyvte.tools import Tool
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +116,7 @@ class Engine(Protocol):
     def alive(self) -> bool:
         """False once the engine thread has died."""
 
-    def prepare(self, messages: Sequence[Message]) -> Prompt:
+    def prepare(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> Prompt:
         """Chat template, tokens, processed images. Blocking. Raises PromptError."""
 
     def check(self, prompt: Prompt, sampling: SamplingParams, exits: ExitOptions | None) -> int:

@@ -31,6 +31,7 @@ from dyvte.model import load
 from dyvte.params import ExitOptions, SamplingParams
 from dyvte.prompt import Message, Prompt
 from dyvte.structured import StructuredOutput
+from dyvte.tools import Tool
 
 log = logging.getLogger("dyvte.engine")
 
@@ -72,9 +73,9 @@ class AsyncEngine:
         """False once the thread has died of an error that no request explains."""
         return not self._died
 
-    def prepare(self, messages: Sequence[Message]) -> Prompt:
+    def prepare(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> Prompt:
         """Chat template, tokens, processed images. Blocking. Raises PromptError."""
-        return self.core.model.prompt(messages)
+        return self.core.model.prompt(messages, tools)
 
     def check(self, prompt: Prompt, sampling: SamplingParams, exits: ExitOptions | None) -> int:
         """Prompt tokens, visual rows counted. Raises PromptError, OptionError."""

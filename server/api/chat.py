@@ -99,6 +99,7 @@ class Chat:
             logprobs=job.sampling.logprobs is not None,
             include_usage=job.include_usage,
             token_bytes=engine.token_bytes,
+            tool_names=frozenset(tool.name for tool in job.tools),
         )
         return Generation(engine, engine_request, record.deadline), context
 

@@ -41,12 +41,28 @@ class Logprobs(TypedDict):
     refusal: None
 
 
+class CalledFunction(TypedDict):
+    """``arguments`` is JSON text, cut where the answer was."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(TypedDict):
+    """A call that the model asks for."""
+
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
+
+
 class AssistantReply(TypedDict):
-    """``choices[].message``."""
+    """``choices[].message``; without content where there are calls and no text."""
 
     role: Literal["assistant"]
-    content: str
+    content: str | None
     refusal: None
+    tool_calls: NotRequired[list[ToolCall]]
 
 
 class Choice(TypedDict):
@@ -100,12 +116,29 @@ class ChatCompletion(TypedDict):
     dyvte: NotRequired[DyvteAccount]
 
 
+class FunctionDelta(TypedDict, total=False):
+    """The name once, then arguments in pieces."""
+
+    name: str
+    arguments: str
+
+
+class CallDelta(TypedDict):
+    """A piece of call ``index``; ``id`` and ``type`` come with the first."""
+
+    index: int
+    id: NotRequired[str]
+    type: NotRequired[Literal["function"]]
+    function: FunctionDelta
+
+
 class DeltaBody(TypedDict, total=False):
-    """``choices[].delta``: the role first, then text, at last nothing."""
+    """``choices[].delta``: the role first, then text or calls, at last nothing."""
 
     role: Literal["assistant"]
-    content: str
+    content: str | None
     refusal: None
+    tool_calls: list[CallDelta]
 
 
 class ChunkChoice(TypedDict):
@@ -147,6 +180,7 @@ class ReplyContext:
     logprobs: bool
     include_usage: bool
     token_bytes: Callable[[int], bytes]
+    tool_names: frozenset[str] = frozenset()
 
     def chunk(self, choices: list[ChunkChoice]) -> ChatChunk:
         """A chunk without account; with usage wanted, every chunk says null until the last."""

@@ -80,6 +80,9 @@ AssistantContent = Annotated[
 ]
 
 
+FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+
+
 class SystemMessage(Wire):
     """Instructions; "developer" is the newer name of the same role."""
 
@@ -96,6 +99,21 @@ class UserMessage(Wire):
     name: str | None = None
 
 
+class CalledFunction(Wire):
+    """``arguments`` is JSON, as the model wrote it."""
+
+    name: FunctionName
+    arguments: str
+
+
+class ToolCall(Wire):
+    """A call in an earlier answer."""
+
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
+
+
 class AssistantMessage(Wire):
     """An earlier answer."""
 
@@ -103,9 +121,60 @@ class AssistantMessage(Wire):
     content: AssistantContent = None
     refusal: str | None = None
     name: str | None = None
+    tool_calls: Annotated[list[ToolCall], Field(max_length=128)] | None = None
 
 
-Message = Annotated[SystemMessage | UserMessage | AssistantMessage, Field(discriminator="role")]
+class ToolMessage(Wire):
+    """What a called function returned."""
+
+    role: Literal["tool"]
+    content: SystemContent
+    tool_call_id: str
+
+
+Message = Annotated[
+    SystemMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")
+]
+
+
+class Function(Wire):
+    """A function that the model may call; ``parameters`` is a JSON schema."""
+
+    name: FunctionName
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class ToolObject(Wire):
+    """Functions are the only kind of tool."""
+
+    type: Literal["function"]
+    function: Function
+
+
+class FunctionRef(Wire):
+    """A function by its name."""
+
+    name: FunctionName
+
+
+class NamedTool(Wire):
+    """This function must be called."""
+
+    type: Literal["function"]
+    function: FunctionRef
+
+
+def _choice_form(value: object) -> str:
+    return "word" if isinstance(value, str) else "named"
+
+
+ToolChoiceField = Annotated[
+    Annotated[Literal["none", "auto", "required"], Tag("word")]
+    | Annotated[NamedTool, Tag("named")],
+    Discriminator(_choice_form),
+]
 
 
 class StreamOptions(Wire):
@@ -229,6 +298,9 @@ class ChatRequest(Wire):
     stream_options: StreamOptions | None = None
     response_format: Annotated[ResponseFormat, Field(discriminator="type")] | None = None
     structured_outputs: StructuredOutputs | None = None
+    tools: Annotated[list[ToolObject], Field(max_length=128)] | None = None
+    tool_choice: ToolChoiceField | None = None
+    parallel_tool_calls: bool | None = None
     modalities: Annotated[list[Literal["text"]], Field(min_length=1, max_length=1)] | None = None
 
     # Service fields without effect on the answer

@@ -14,6 +14,7 @@ from contextlib import aclosing
 import structlog
 
 from dyvte.errors import DyvteError
+from server.api.calls import DeltaWriter, finish_of
 from server.api.errors import ApiError, from_engine, internal
 from server.api.reply import ChatChunk, ChunkChoice, DeltaBody, ReplyContext
 from server.api.sse import DONE, event
@@ -95,16 +96,19 @@ class StreamReply:
         generation, context = self._opened.generation, self._context
         for index in range(context.num_choices):
             yield self._chunk(index, {"role": "assistant", "content": "", "refusal": None})
+        writers = [DeltaWriter(context.tool_names) for _ in range(context.num_choices)]
         last: ChatChunk | None = None
         async with aclosing(self._opened.deltas()) as steps:
             async for delta in steps:
-                if delta.text or delta.tokens:
-                    yield self._chunk(delta.index, {"content": delta.text}, delta)
+                writer = writers[delta.index]
+                for chunk in self._said(delta, writer):
+                    yield chunk
                 if delta.finish_reason is None:
                     continue
                 if last is not None:
                     yield last
-                last = self._chunk(delta.index, {}, None, delta.finish_reason.value)
+                reason = finish_of(delta.finish_reason, writer.calls)
+                last = self._chunk(delta.index, {}, None, reason)
                 if len(generation.finish_reasons) < context.num_choices:
                     yield last
                     last = None
@@ -116,6 +120,15 @@ class StreamReply:
             last["usage"] = context.usage(generation)
         context.add_account(last, generation)
         yield last
+
+    def _said(self, delta: Delta, writer: DeltaWriter) -> list[ChatChunk]:
+        """The chunks of one delta; log-probabilities ride on the first."""
+        bodies = writer.write(delta.text, last=delta.finish_reason is not None)
+        if delta.tokens and not bodies:
+            bodies = [{"content": ""}]  # its text is held back; its tokens are told now
+        return [
+            self._chunk(delta.index, body, None if at else delta) for at, body in enumerate(bodies)
+        ]
 
     def _chunk(
         self, index: int, body: DeltaBody, delta: Delta | None = None, reason: str | None = None

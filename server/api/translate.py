@@ -13,6 +13,7 @@ from typing import Any
 from dyvte.engine.events import Engine
 from dyvte.errors import OptionError
 from dyvte.params import ExitOptions, SamplingParams
+from dyvte.tools import Tool
 from server.api.errors import ApiError, bad_request, option_error
 from server.api.exits import Headers, choose_exits
 from server.api.form import Form, choose_form
@@ -23,7 +24,9 @@ from server.api.schema import (
     Message,
     RefusalPart,
     TextPart,
+    ToolMessage,
 )
+from server.api.tools import calls_of, check_conversation, choose_tools
 from server.settings import Settings
 
 # OpenAI accepts top_p 0, which leaves the most likely token; the engine wants a share above 0.
@@ -55,6 +58,7 @@ class ChatJob:
     stream: bool
     include_usage: bool
     form_param: str = ""
+    tools: tuple[Tool, ...] = ()
 
     @property
     def images(self) -> tuple[ImageSource, ...]:
@@ -81,6 +85,11 @@ def translate(
             limit = engine.info.vocab_size - 1
             raise bad_request(f"Invalid '{name}': ids go up to {limit}.", name)
     form = choose_form(request.response_format, request.structured_outputs)
+    check_conversation(request)
+    choice = choose_tools(request)
+    if form is not None and choice.tools:
+        raise bad_request(f"'{form.param}' cannot be combined with 'tools'.", form.param)
+    form = form or choice.form
     try:
         sampling = _sampling(request, form)
     except OptionError as error:
@@ -95,6 +104,7 @@ def translate(
         stream=bool(request.stream),
         include_usage=bool(options and options.include_usage),
         form_param=form.param if form else "",
+        tools=choice.tools,
     )
 
 
@@ -173,7 +183,11 @@ def _message(message: Message, index: int) -> Mapping[str, Any]:
     else:
         refusal = message.refusal if isinstance(message, AssistantMessage) else None
         content = message.content or refusal or ""
-    return {"role": role, "content": content} | ({"name": message.name} if message.name else {})
+    made: dict[str, Any] = {"role": role, "content": content}
+    if isinstance(message, AssistantMessage) and message.tool_calls:
+        made["tool_calls"] = calls_of(message, index)
+    name = None if isinstance(message, ToolMessage) else message.name
+    return made | ({"name": name} if name else {})
 
 
 def _part(part: TextPart | ImagePart | RefusalPart, path: str) -> Mapping[str, Any]:

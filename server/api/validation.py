@@ -23,13 +23,10 @@ UNSUPPORTED: Mapping[str, Sequence[object]] = {
     "functions": ([],),
     "modalities": (["text"],),
     "moderation": (),
-    "parallel_tool_calls": (True,),
     "prediction": (),
     "reasoning_effort": ("none",),
     "service_tier": ("auto", "default"),
     "store": (False,),
-    "tool_choice": ("none", "auto"),
-    "tools": ([],),
     "verbosity": ("medium",),
     "web_search_options": (),
 }
@@ -37,7 +34,6 @@ GUIDED = ("guided_json", "guided_regex", "guided_choice", "guided_grammar")
 UNSUPPORTED_IN_MESSAGE: Mapping[str, Sequence[object]] = {
     "audio": (),
     "function_call": (),
-    "tool_calls": ([],),
 }
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from server.api.reply import Choice, Logprobs, ReplyContext
+from server.api.calls import call_id, finish_of
+from server.api.reply import AssistantReply, Choice, Logprobs, ReplyContext, ToolCall
 from server.detokenize import ShownToken
 from server.generate import Generation
+from server.toolcalls import ToolCallReader
 
 
 @dataclass(slots=True)
@@ -34,9 +36,40 @@ def _choice(
     logprobs: Logprobs | None = None
     if context.logprobs:
         logprobs = context.logprobs_of(tuple(gathered.tokens))
+    message = _message("".join(gathered.text), context)
+    calls = len(message.get("tool_calls", ()))
     return {
         "index": index,
-        "message": {"role": "assistant", "content": "".join(gathered.text), "refusal": None},
+        "message": message,
         "logprobs": logprobs,
-        "finish_reason": generation.finish_reasons[index].value,
+        "finish_reason": finish_of(generation.finish_reasons[index], calls),
     }
+
+
+def _message(text: str, context: ReplyContext) -> AssistantReply:
+    if not context.tool_names:
+        return {"role": "assistant", "content": text, "refusal": None}
+    reader = ToolCallReader(context.tool_names)
+    said: list[str] = []
+    calls: list[ToolCall] = []
+    for part in [*reader.push(text), *reader.flush()]:
+        if isinstance(part, str):
+            said.append(part)
+        elif part.name is not None:
+            function: ToolCall = {
+                "id": call_id(),
+                "type": "function",
+                "function": {"name": part.name, "arguments": part.arguments},
+            }
+            calls.append(function)
+        else:
+            calls[part.index]["function"]["arguments"] += part.arguments
+    content = "".join(said)
+    message: AssistantReply = {
+        "role": "assistant",
+        "content": content if content or not calls else None,
+        "refusal": None,
+    }
+    if calls:
+        message["tool_calls"] = calls
+    return message

@@ -25,6 +25,7 @@ from dyvte.flops import FlopsReport
 from dyvte.params import ExitOptions, FinishReason, SamplingParams
 from dyvte.prompt import IMAGE, Message, Prompt
 from dyvte.structured import StructuredOutput
+from dyvte.tools import Tool
 
 IMAGE_ROWS = 9
 NUM_LAYERS = 6
@@ -65,6 +66,7 @@ class FakeEngine:
     risks: Mapping[bool, float] = field(default_factory=dict)  # max_risk by "a conversation?"
     messages: list[Sequence[Message]] = field(default_factory=list)
     requests: list[EngineRequest] = field(default_factory=list)
+    tools: list[Sequence[Tool]] = field(default_factory=list)
     compiled: list[StructuredOutput] = field(default_factory=list)
     finished: list[tuple[str, int]] = field(default_factory=list)
     aborted: list[str] = field(default_factory=list)
@@ -74,8 +76,9 @@ class FakeEngine:
     draining: bool = False
     stopped: bool = False
 
-    def prepare(self, messages: Sequence[Message]) -> Prompt:
+    def prepare(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> Prompt:
         self.messages.append(messages)
+        self.tools.append(tools)
         ids: list[int] = []
         for message in messages:
             content = message["content"]

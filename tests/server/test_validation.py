@@ -90,7 +90,7 @@ def test_a_false_penalty_is_not_zero() -> None:
         ([], "messages"),
         (["hi"], "messages[0]"),
         ([{"content": "hi"}], "messages[0].role"),
-        ([{"role": "tool", "content": "hi"}], "messages[0].role"),
+        ([{"role": "tool", "content": "hi"}], "messages[0].tool_call_id"),
         ([{"role": "user"}], "messages[0].content"),
         ([{"role": "user", "content": None}], "messages[0].content"),
         ([{"role": "user", "content": []}], "messages[0].content"),
@@ -104,7 +104,7 @@ def test_a_false_penalty_is_not_zero() -> None:
             [{"role": "system", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
             f"{PART}.type",
         ),
-        ([{"role": "assistant", "tool_calls": [{}]}], "messages[0].tool_calls"),
+        ([{"role": "assistant", "tool_calls": [{}]}], "messages[0].tool_calls[0].id"),
     ],
 )
 def test_a_bad_message_is_named_by_its_place(messages: object, param: str) -> None:

@@ -8,7 +8,7 @@ the formats of original code, whose checkpoints bring none, are in ``conversatio
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,8 +18,9 @@ from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from dyvte.errors import ModelError, PromptError
 from dyvte.prompt import IMAGE, Message
+from dyvte.tools import OPENING, Tool, uses_tools, without_tools
 
-ROLES = ("system", "user", "assistant")
+ROLES = ("system", "user", "assistant", "tool")
 
 
 class ChatFormat(Protocol):
@@ -28,6 +29,18 @@ class ChatFormat(Protocol):
     def encode(self, messages: Sequence[Message]) -> list[int]:
         """One IMAGE per image part, in order. Raises PromptError."""
         ...
+
+
+def encode(chat: ChatFormat, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> list[int]:
+    """The ids of a conversation that may call tools: by the template's own way if it has one.
+
+    Raises PromptError.
+    """
+    if not uses_tools(messages, tools):
+        return chat.encode(messages)
+    if isinstance(chat, TemplateChat) and chat.knows_tools:
+        return chat.encode(messages, tools)
+    return chat.encode(without_tools(messages, tools))
 
 
 def parts_of(message: Message) -> list[Mapping[str, Any]]:
@@ -102,7 +115,12 @@ class TemplateChat:
                 error
             )
 
-    def encode(self, messages: Sequence[Message]) -> list[int]:
+    @property
+    def knows_tools(self) -> bool:
+        """True if the template tells tools, and calls in the convention that is read here."""
+        return "tools" in self.template and OPENING in self.template
+
+    def encode(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> list[int]:
         """Render, split at the template's specials, tokenise the rest as plain text.
 
         Around it stands what the tokenizer puts around every text, unless the template begins
@@ -111,11 +129,16 @@ class TemplateChat:
         """
         specials = sorted(self._specials(), key=len, reverse=True)
         typed = re.compile("|".join(map(re.escape, specials)))
-        guard = _unused_character(messages)
+        guard = _unused_character([messages, [tool.signature for tool in tools]])
         plain = [self._guarded(message, typed, guard) for message in messages]
+        told = [_guarded_value(tool.signature, typed, guard) for tool in tools]
         try:
             rendered: str = self.tokenizer.apply_chat_template(
-                plain, chat_template=self.template, tokenize=False, add_generation_prompt=True
+                plain,
+                tools=told or None,
+                chat_template=self.template,
+                tokenize=False,
+                add_generation_prompt=True,
             )
         except TemplateError as error:  # what a template's raise_exception raises
             raise PromptError(f"the chat template refuses these messages: {error}") from error
@@ -166,7 +189,14 @@ class TemplateChat:
             letters = (f"{guard * (at + i in cuts)}{letter}" for i, letter in enumerate(plain))
             guarded.append({"type": "text", "text": "".join(letters)})
             at += len(plain)
-        return {"role": message["role"], "content": guarded}
+        shown: dict[str, Any] = {"role": message["role"], "content": guarded}
+        if message.get("tool_calls"):
+            calls = _guarded_value(message["tool_calls"], typed, guard)
+            shown["tool_calls"] = [{"type": "function", "function": call} for call in calls]
+        if message["role"] == "tool" or shown.get("tool_calls"):
+            # Templates put such a message together as text.
+            shown["content"] = "".join(part["text"] for part in guarded)
+        return shown
 
     def _encode_guarded(self, rendered: str, typed: re.Pattern[str], guard: str) -> list[int]:
         ids: list[int] = []
@@ -183,14 +213,34 @@ class TemplateChat:
         return ids
 
 
-def _unused_character(messages: Sequence[Message]) -> str:
-    """A private-use character that no message contains."""
-    used = {
-        char
-        for message in messages
-        for part in parts_of(message)
-        if part["type"] == "text"
-        for char in str(part["text"])
-        if "\ue000" <= char <= "\uf8ff"
-    }
+def _guarded_value(value: Any, typed: re.Pattern[str], guard: str) -> Any:
+    """JSON with ``guard`` inside every special that its strings spell."""
+    if isinstance(value, str):
+        cuts = {match.start() + 1 for match in re.finditer(f"(?={typed.pattern})", value)}
+        return "".join(f"{guard * (at in cuts)}{letter}" for at, letter in enumerate(value))
+    if isinstance(value, Mapping):
+        return {
+            _guarded_value(key, typed, guard): _guarded_value(each, typed, guard)
+            for key, each in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return [_guarded_value(each, typed, guard) for each in value]
+    return value
+
+
+def _unused_character(values: Any) -> str:
+    """A private-use character that no string in ``values`` contains."""
+    used = {char for text in _strings(values) for char in text if "\ue000" <= char <= "\uf8ff"}
     return next(char for char in map(chr, range(0xE000, 0xF900)) if char not in used)
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, each in value.items():
+            yield from _strings(key)
+            yield from _strings(each)
+    elif isinstance(value, (list, tuple)):
+        for each in value:
+            yield from _strings(each)
