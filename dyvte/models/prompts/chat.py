@@ -143,10 +143,8 @@ class TemplateChat:
         except TemplateError as error:  # what a template's raise_exception raises
             raise PromptError(f"the chat template refuses these messages: {error}") from error
         except Exception as error:  # a template is a program: it may fail at what it never met
-            kind = type(error).__name__
-            raise PromptError(f"the chat template fails at these messages: {kind}: {error}") from (
-                error
-            )
+            kind = type(error).__name__  # and no more: what it says may name our objects
+            raise PromptError(f"the chat template fails at these messages: {kind}") from error
         if guard not in rendered:
             ids: list[int] = self.tokenizer(rendered, add_special_tokens=False)["input_ids"]
         else:

@@ -36,7 +36,8 @@ class ImageProcessor:
     def __call__(self, images: Sequence[Image.Image]) -> dict[str, Any]:
         """What the processor returns, e.g. ``{"pixel_values": [images, 3, H, W]}`` (float32).
 
-        Raises PromptError where it refuses a picture, and for one of an extreme shape.
+        Raises PromptError where it refuses a picture, and for one of an extreme shape. What the
+        processor says about it stays in the error's cause: it may name objects of this process.
         """
         pictures = [readable(image) for image in images]
         if self.before is not None:
@@ -47,7 +48,7 @@ class ImageProcessor:
             # A list of one prompt's list: OneVision treats several images of a prompt otherwise.
             return dict(self.processor(images=[pictures], return_tensors="pt", **self.settings))
         except ValueError as error:
-            raise PromptError(f"the model's image processor refuses a picture: {error}") from error
+            raise PromptError("the model's image processor refuses a picture") from error
 
     def _check_resized(self, image: Image.Image) -> None:
         """Raise PromptError for a picture that grows too large on the way to its crop.
