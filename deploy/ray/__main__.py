@@ -13,8 +13,10 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-# Before ray is imported anywhere: it reads this once.
+# Before ray is imported anywhere: it reads these once. Ray would run its workers at nice 15; here
+# they are what the machine is for.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 import ray
 import structlog
