@@ -79,6 +79,7 @@ def create_app(
         title="DyVTE",
         version=version(),
         lifespan=_lifespan(lifecycle, preprocessor),
+        docs_url=None,
         redoc_url=None,
     )
     app.state.lifecycle = lifecycle
@@ -133,6 +134,7 @@ def _add_routes(app: FastAPI, chat: Chat, service: Service, settings: Settings) 
     if settings.metrics:
         app.get("/metrics", **hidden)(service.show_metrics)
     app.get("/", **hidden)(playground.page)
+    app.get("/docs", **hidden)(playground.reference)
     app.get("/favicon.ico", **hidden)(playground.favicon)
     app.mount(playground.MOUNT, playground.Assets())
     for path, probe in (("/health", service.health), ("/ready", service.ready)):

@@ -1,4 +1,4 @@
-"""The page at ``/``: its files from the package, and nothing from anywhere else.
+"""The pages at ``/`` and ``/docs``: files from the package, and nothing from anywhere else.
 
 The files are the same on every server and tell nothing about this one, so that a browser gets
 them without a key; what they ask for (``/v1/…``) is guarded like everybody's requests.
@@ -41,15 +41,20 @@ PAGE_HEADERS = {
 
 
 def open_paths() -> tuple[str, ...]:
-    """Every path of the page, each by name: what a browser may fetch before it has a key."""
+    """Every path of the pages, each by name: what a browser may fetch before it has a key."""
     files = (path for path in sorted(ASSETS.rglob("*")) if path.is_file())
     assets = (f"{MOUNT}/{path.relative_to(ASSETS).as_posix()}" for path in files)
-    return ("/", "/favicon.ico", *assets)
+    return ("/", "/docs", "/favicon.ico", *assets)
 
 
 async def page() -> Response:
-    """The page."""
+    """The playground."""
     return FileResponse(PLAYGROUND / "index.html", headers=PAGE_HEADERS)
+
+
+async def reference() -> Response:
+    """``/openapi.json``, readable. (FastAPI's own page loads its scripts from other hosts.)"""
+    return FileResponse(PLAYGROUND / "reference.html", headers=PAGE_HEADERS)
 
 
 async def favicon() -> Response:
@@ -59,7 +64,7 @@ async def favicon() -> Response:
 
 
 class Assets(StaticFiles):
-    """Scripts, style and pictures of the page, under its headers."""
+    """Scripts, style and pictures of the pages, under their headers."""
 
     def __init__(self) -> None:
         super().__init__(directory=ASSETS)

@@ -49,8 +49,10 @@ class Visit:
 
 
 @contextmanager
-def visit(browser: Any, base: str, ready: bool = True, **context: object) -> Iterator[Visit]:
-    """The playground at ``base``, loaded."""
+def visit(
+    browser: Any, base: str, path: str = "", ready: bool = True, **context: object
+) -> Iterator[Visit]:
+    """The playground at ``base``, loaded, or another page there."""
     opened = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **context})
     page = opened.new_page()
     page.set_default_timeout(PATIENCE_MS)
@@ -58,7 +60,7 @@ def visit(browser: Any, base: str, ready: bool = True, **context: object) -> Ite
     page.on("console", lambda message: _note(seen, message.type, message.text))
     page.on("pageerror", lambda error: seen.errors.append(str(error)))
     page.on("request", lambda request: seen.requests.append(request.url))
-    page.goto(f"{base}/")
+    page.goto(f"{base}/{path}")
     if ready:
         page.locator('#model[data-state="ready"]').wait_for()
     try:

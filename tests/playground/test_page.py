@@ -126,7 +126,7 @@ def test_the_keyboard_reaches_everything_in_reading_order(opened: Open) -> None:
             outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
             seen = order[-1] in ("question", "files", "balanced")  # these mark what is around them
             assert seen or outline != "none", order[-1]
-    assert order[:4] == ["Skip to the answer", "reference", "Paper", "files"]
+    assert order[:4] == ["Skip to the answer", "API reference", "Paper", "files"]
     assert order[8:13] == [
         "question",
         "send",

@@ -21,7 +21,6 @@ ROUTES = [
     ("GET", "/v1/models/demo"),
     ("POST", CHAT),
     ("GET", "/version"),
-    ("GET", "/docs"),
     ("GET", "/openapi.json"),
     ("GET", "/playground/"),
     ("GET", "/playground/nowhere.js"),

@@ -1,4 +1,4 @@
-"""The page at ``/`` as files: open to a browser, closed to everything else. (Driven: tests/e2e.)"""
+"""The pages at ``/`` and ``/docs`` as files. What they do is driven in tests/playground."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from tests.server.conftest import Connect
 
 pytestmark = pytest.mark.anyio
 
-SOURCES = sorted([PLAYGROUND / "index.html", *ASSETS.glob("*.js"), *ASSETS.glob("*.css")])
+PAGES = [PLAYGROUND / "index.html", PLAYGROUND / "reference.html"]
+SOURCES = sorted([*PAGES, *ASSETS.glob("*.js"), *ASSETS.glob("*.css")])
 PAPER = "https://arxiv.org/abs/2411.19628"
 
 
@@ -27,7 +28,7 @@ async def test_a_browser_gets_the_page_and_all_its_files_without_a_key(connect: 
 
 
 async def test_every_file_that_the_page_names_is_served(connect: Connect) -> None:
-    page = (PLAYGROUND / "index.html").read_text("utf-8")
+    page = "".join(page.read_text("utf-8") for page in PAGES)
     named = {"/" + name for name in re.findall(r'(?:src|href)="((?:playground/|fav)[^"]+)"', page)}
     for module in ASSETS.glob("*.js"):
         imports = re.findall(r'from "\./([^"]+)"', module.read_text("utf-8"))

@@ -55,6 +55,11 @@ export async function model() {
   return data[0];
 }
 
+/** What the server says of its routes. */
+export async function schema() {
+  return (await request("openapi.json")).json();
+}
+
 /** The `data` of each server-sent event. */
 export async function* events(stream) {
   const reader = stream.pipeThrough(new TextDecoderStream()).getReader();

@@ -1,46 +1,67 @@
 // The API key: asked for when the server refuses without one, kept for this tab.
 
 import { key } from "./api.js";
-import { $, show } from "./dom.js";
+import { $, make, show } from "./dom.js";
 
 const PRINTABLE = /^[\x21-\x7e]+$/; // what a header can carry
 
-/** Wires the dialog; `renewed` is called when a key was given or forgotten. */
+function dialogOf(use) {
+  const reason = make("p");
+  const field = make("input", {
+    id: "key-field", type: "password", required: true, autocomplete: "off", spellcheck: "false",
+    autocapitalize: "off",
+  });
+  const submit = (event) => {
+    event.preventDefault();
+    const given = field.value.trim();
+    if (!PRINTABLE.test(given)) {
+      reason.textContent = "A key has neither spaces nor letters beyond ASCII.";
+      return;
+    }
+    field.value = "";
+    dialog.close();
+    use(given);
+  };
+  const dialog = make("dialog", { "aria-labelledby": "key-title" },
+    make("form", { autocomplete: "off", novalidate: true, onsubmit: submit },
+      make("h2", { id: "key-title" }, "This server asks for a key"),
+      reason,
+      make("label", { for: "key-field" }, "API key"),
+      field,
+      make("p.note", {}, "It stays in this tab until the tab is closed, and goes to this server only."),
+      make("div.actions", {},
+        make("button", { type: "submit" }, "Use key"),
+        make("button.plain", { type: "button", onclick: () => dialog.close() }, "Not now"))));
+  document.body.append(dialog);
+  return (why) => {
+    reason.textContent = why;
+    if (!dialog.open) dialog.showModal();
+  };
+}
+
+/** Wires the key; `renewed` is called when one was given or forgotten. The result asks for one. */
 export function askForKeys(renewed) {
-  const dialog = $("key-dialog");
   let guarded = false;
   const refresh = () => {
     guarded ||= Boolean(key.get());
     $("key").textContent = key.get() ? "Forget key" : "Enter key";
     show($("key"), guarded);
-    show($("reference"), !guarded); // it is behind the key, which a link cannot carry
   };
-  dialog.querySelector("form").addEventListener("submit", (event) => {
-    event.preventDefault();
-    const given = $("key-field").value.trim();
-    if (!PRINTABLE.test(given)) {
-      $("key-reason").textContent = "A key has neither spaces nor letters beyond ASCII.";
-      return;
-    }
+  const ask = dialogOf((given) => {
     key.keep(given);
-    $("key-field").value = "";
-    dialog.close();
     refresh();
     renewed();
   });
-  $("key-cancel").addEventListener("click", () => dialog.close());
   $("key").addEventListener("click", () => {
     key.forget();
     refresh();
     renewed();
   });
   refresh();
-  return (reason) => {
-    const first = "Whoever runs it has given you one, or can.";
-    $("key-reason").textContent = key.get() ? reason : first;
+  return (refusal) => {
+    ask(key.get() ? refusal : "Whoever runs it has given you one, or can.");
     key.forget();
     guarded = true;
     refresh();
-    if (!dialog.open) dialog.showModal();
   };
 }
