@@ -54,8 +54,9 @@ class DeployOptions(FleetOptions):
     server: dict[str, Any] = Field(default_factory=dict)
 
 
-def build(options: DeployOptions) -> Application:
-    """Called by Serve with the config's ``args``."""
+def build(args: dict[str, Any]) -> Application:
+    """Called by Serve with the config's ``args``. Raises ValidationError."""
+    options = DeployOptions.model_validate(args)
     return application(Settings(**options.server), options)
 
 
