@@ -1,8 +1,8 @@
 """Rules and scrape settings for a test of minutes: every duration is shortened by one table.
 
-A minute of the original lasts a second, an hour 40 seconds, a day 80; 15 seconds, between two
-scrapes, last one. Order is kept (5m < 15m < 1h < 1d), expressions, thresholds,
-labels and names are not touched. What is replaced: ranges in brackets, ``offset``, and the keys
+A minute of the original lasts a second, an hour a minute, a day 110 seconds; 15 seconds, between
+two scrapes, last one. Order is kept (5m < 15m < 1h < 1d); expressions, thresholds, labels and
+names are not touched. What is replaced: ranges in brackets, ``offset``, and the keys
 ``for``, ``keep_firing_for``, ``interval``, ``scrape_interval``, ``scrape_timeout``,
 ``evaluation_interval``.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 
-SECONDS = {"s": 1 / 15, "m": 1.0, "h": 40.0, "d": 80.0}
+SECONDS = {"s": 1 / 15, "m": 1.0, "h": 60.0, "d": 110.0}
 LEAST_RANGE = 4  # seconds: a rate wants some scrapes
 
 KEYS = "for|keep_firing_for|interval|scrape_interval|scrape_timeout|evaluation_interval"

@@ -17,9 +17,9 @@ from tests.observability.hurry import hurried
         ("interval: 1m", "interval: 1s"),
         ("rate(a_total[5m])", "rate(a_total[5s])"),
         ("rate(a_total[1m])", "rate(a_total[4s])"),
-        ("increase(a_total[1d])", "increase(a_total[80s])"),
-        ("avg_over_time(level:a:ratio_rate1h[1h])", "avg_over_time(level:a:ratio_rate1h[40s])"),
-        ("level:a:ratio_rate1h offset 1d", "level:a:ratio_rate1h offset 80s"),
+        ("increase(a_total[1d])", "increase(a_total[110s])"),
+        ("avg_over_time(level:a:ratio_rate1h[1h])", "avg_over_time(level:a:ratio_rate1h[60s])"),
+        ("level:a:ratio_rate1h offset 1d", "level:a:ratio_rate1h offset 110s"),
         ("record: policy:a_seconds:p50_rate5m", "record: policy:a_seconds:p50_rate5m"),
     ],
 )
