@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from dyvte.engine.turnstile import Turnstile
-from server.api.errors import key_limit, queue_full
+from server.api.errors import ApiError, key_limit, queue_full
 from server.keys import Client
 
 MINUTE_S = 60.0
@@ -58,12 +58,17 @@ class Admission:
             raise queue_full(self._turnstile.retry_after())
         self.inside += 1
         usage.inside += 1
+        served = True
         try:
             yield
+        except ApiError:
+            served = False  # a refusal is quick, and says nothing about how fast answers are
+            raise
         finally:
             self.inside -= 1
             usage.inside -= 1
-            self._turnstile.ended()
+            if served:
+                self._turnstile.ended()
 
     def _usage_of(self, client: Client | None) -> _Usage:
         """The key's book, with this request's arrival in it. Raises ApiError (429)."""

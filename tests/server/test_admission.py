@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from dyvte.prompt import Prompt
 from server.admission import Admission
-from server.api.errors import ApiError
+from server.api.errors import ApiError, bad_request
 from server.keys import Client
 from tests.server.conftest import Connect
 from tests.server.examples import CHAT, body, events
@@ -59,6 +62,21 @@ def test_retry_after_is_the_present_rate() -> None:
         assert error is not None
         told.append(int(error.headers["Retry-After"]))
     assert told == [3, 6, 9]
+
+
+def test_refused_requests_do_not_make_the_line_look_fast() -> None:
+    door = Door(places=1)
+    for _ in range(5):
+        assert door.comes() is None
+        door.now += 4
+        door.inside.close()
+        for _ in range(20):
+            with pytest.raises(ApiError), door.admission.place():
+                raise bad_request("malformed")
+    assert door.comes() is None
+    error = door.comes()
+    assert error is not None
+    assert error.headers["Retry-After"] == "4"
 
 
 def test_a_key_s_places_do_not_count_for_others() -> None:
@@ -146,11 +164,9 @@ async def test_a_time_that_is_no_time_is_a_400(connect: Connect, asked: str) -> 
 
 async def test_time_also_runs_while_images_are_prepared(connect: Connect) -> None:
     class Slow(FakeEngine):
-        def prepare(self, messages: object) -> object:  # type: ignore[override]
-            import time
-
+        def prepare(self, *asked: Any) -> Prompt:
             time.sleep(0.3)
-            return super().prepare(messages)  # type: ignore[arg-type]
+            return super().prepare(*asked)
 
     async with connect(Slow(), request_timeout=0.05) as client:
         reply = await client.post(CHAT, json=body())

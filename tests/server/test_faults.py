@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -142,7 +143,7 @@ SEAMS: dict[str, Callable[[House, pytest.MonkeyPatch], None]] = {
         patch, preprocess, "decode_image", lambda data, *_: data == VICTIM_PICTURE
     ),
     "preprocess": lambda house, patch: wrap(
-        patch, house.engine, "prepare", lambda messages: VICTIM_TEXT in str(messages)
+        patch, house.engine, "prepare", lambda messages, *_: VICTIM_TEXT in str(messages)
     ),
     "check": lambda house, patch: wrap(
         patch, house.engine, "check", lambda prompt, sampling, _: sampling.seed == VICTIM_SEED
@@ -279,6 +280,31 @@ async def test_a_request_that_never_fits_the_memory_fails_alone(tiny_model: dyvt
         assert_honest(bad)
         assert told(good) == alone
         await asyncio.sleep(0.05)
+        whole.check_empty()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_request_whose_time_is_up_gives_its_pages_back(
+    stream: bool, tiny_model: dyvte.Model
+) -> None:
+    async with house(tiny_model) as whole:
+        alone = told(await whole.ask(mate(0)))
+        whole.adapter.on_layer = lambda *_: time.sleep(0.01)
+        late, good = await asyncio.gather(
+            whole.client.post(
+                CHAT,
+                json=victim(stream) | {"max_tokens": 200},
+                headers={"x-request-timeout": "0.5"},
+                timeout=60,
+            ),
+            whole.ask(mate(0)),
+        )
+        assert '"code":"request_timeout"' in late.text
+        assert late.status_code == (200 if stream else 408)
+        assert told(good) == alone
+        async with asyncio.timeout(20):
+            while whole.engine._outboxes or whole.engine.core.has_work:
+                await asyncio.sleep(0.01)
         whole.check_empty()
 
 
