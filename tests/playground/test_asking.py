@@ -48,8 +48,7 @@ def test_an_uploaded_picture_is_asked_about_and_its_exit_drawn(opened: Open) -> 
         assert page.locator(".stack li").count() == NUM_LAYERS
         assert page.locator(".exit .index").text_content() == "2"
         assert page.locator("figcaption").text_content() == (
-            "The image's 9 visual tokens left after layer 2. "
-            "The other 3 layers ran on 11 tokens of text."
+            "The 9 visual tokens left after layer 2. The other 3 layers ran on 11 tokens of text."
         )
         widths = page.locator(".visual").evaluate_all("all => all.map(one => one.style.width)")
         assert [width != "0%" for width in widths] == [True] * 3 + [False] * 3

@@ -4,6 +4,7 @@ import { make } from "./dom.js";
 import { count } from "./format.js";
 
 const HEIGHT = 252; // pixels, for all layers together
+const LINE = 11; // pixels that a label needs
 
 function thickness(layers) {
   const pitch = Math.max(4, Math.min(21, Math.floor(HEIGHT / layers)));
@@ -33,7 +34,7 @@ export function sentence(account, rows) {
   const text = count(rows[0].text, "token");
   if (!visual) return `No image: all ${layers} layers ran on ${text} of text.`;
   const kept = rows[exit ?? layers - 1].visual;
-  const image = `the image's ${count(visual, "visual token")}`;
+  const image = `the ${count(visual, "visual token")}`;
   if (exit === null && !kept) return `Pruning took out all of ${image}.`;
   if (exit === null && kept < visual) return `Pruning left ${kept} of ${image} to the last layer.`;
   if (exit === null) return `All ${layers} layers saw ${image}.`;
@@ -48,11 +49,17 @@ export function sentence(account, rows) {
 export function stack(layers, rows, exit = null) {
   const [height, gap] = thickness(layers);
   const most = rows ? Math.max(...rows.map(({ text, visual }) => text + visual)) : 1;
-  const labelled = (layer) => height > 9 || layer === 0 || layer === layers - 1 || layer === exit;
+  const pitch = height + gap;
+  const clear = (layer) => exit === null || Math.abs(layer - exit) * pitch >= LINE;
+  const ends = (layer) => (layer === 0 || layer === layers - 1) && clear(layer);
+  const labelled = (layer) => height > 9 || layer === exit || ends(layer);
+  let told = -Infinity; // the last layer whose rows were written out
   const items = Array.from({ length: layers }, (_, layer) => {
     const { text, visual } = rows?.[layer] ?? { text: 0, visual: 0 };
     const before = rows?.[layer - 1];
-    const news = rows && (!before || before.visual !== visual || before.text !== text);
+    const changed = rows && (!before || before.visual !== visual || before.text !== text);
+    const news = changed && (layer - told) * pitch >= LINE;
+    if (news) told = layer;
     const item = make("li", { title: rows ? `Layer ${layer}: ${text} text, ${visual} visual` : null },
       make("span.index", {}, labelled(layer) ? String(layer) : ""),
       make("span.track", {}, bar("text", text / most), bar("visual", visual / most)),
