@@ -91,6 +91,25 @@ class Model:
             raise PromptError("this model has no image processor; it takes text only")
         return Prompt(ids, self.process_images(pictures), turns)
 
+    def tokenize(self, text: str, special: bool = True) -> list[int]:
+        """Ids of plain text: characters that spell a special token stay characters.
+
+        ``special``: with what the tokenizer puts around every text. Raises PromptError.
+        """
+        if self.tokenizer is None:
+            raise PromptError("this model has no tokenizer")
+        ids: list[int] = self.tokenizer(
+            text, add_special_tokens=special, split_special_tokens=True, verbose=False
+        )["input_ids"]
+        return ids
+
+    def detokenize(self, token_ids: Sequence[int]) -> str:
+        """The text of any ids, specials written out. Raises PromptError."""
+        if self.tokenizer is None:
+            raise PromptError("this model has no tokenizer")
+        text: str = self.tokenizer.decode(list(token_ids), skip_special_tokens=False)
+        return text
+
     def text(self, token_ids: Sequence[int]) -> str:
         """The text of generated ids (empty without a tokenizer)."""
         return self.token_bytes.text(list(token_ids)) if self.token_bytes else ""

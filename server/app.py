@@ -23,13 +23,26 @@ from starlette.responses import Response
 from dyvte.engine.events import Engine
 from server.api import playground
 from server.api.chat import Chat
+from server.api.completions import Completions
 from server.api.context import RequestContext
 from server.api.errors import ApiError, bad_request, of_status
 from server.api.exits import in_force, promised_risk, server_default
 from server.api.guard import OPEN, BodyGuard, KeyGuard
 from server.api.models import ModelCard, ModelList
-from server.api.openapi import CHAT, answer, chat_responses, errors, install_schema
+from server.api.openapi import (
+    CHAT,
+    COMPLETIONS,
+    DETOKENIZE,
+    TOKENIZE,
+    answer,
+    errors,
+    install_schema,
+    stream_responses,
+)
+from server.api.reply import ChatCompletion
 from server.api.service import Service
+from server.api.text_reply import TextCompletion
+from server.api.tokens import Detokenized, Tokenized, Tokens
 from server.keys import Keyring
 from server.lifecycle import Lifecycle, OpenEngine
 from server.metrics import ServerMetrics
@@ -120,11 +133,24 @@ def _lifespan(lifecycle: Lifecycle, preprocessor: Preprocessor) -> Lifespan:
     return lifespan
 
 
+def _add_generation(app: FastAPI, chat: Chat) -> None:
+    """The routes that generate, and those that only count tokens."""
+    plain: dict[str, Any] = {"response_model": None}
+    app.post(CHAT, responses=stream_responses(ChatCompletion), **plain)(chat.answer)
+    parts = (chat.settings, chat.lifecycle, chat.preprocessor)
+    text = Completions(*parts, chat.metrics, chat.version)
+    app.post(COMPLETIONS, responses=stream_responses(TextCompletion), **plain)(text.answer)
+    tokens = Tokens(*parts)
+    statuses = (400, 401, 404, 413, 503)
+    app.post(TOKENIZE, responses=answer(Tokenized, *statuses), **plain)(tokens.tokenize)
+    app.post(DETOKENIZE, responses=answer(Detokenized, *statuses), **plain)(tokens.detokenize)
+
+
 def _add_routes(app: FastAPI, chat: Chat, service: Service, settings: Settings) -> None:
     """All routes; the pages for people stay out of the schema."""
     plain: dict[str, Any] = {"response_model": None}
     hidden: dict[str, Any] = {**plain, "include_in_schema": False}
-    app.post(CHAT, responses=chat_responses(), response_model=None)(chat.answer)
+    _add_generation(app, chat)
     app.get("/v1/models", responses=answer(ModelList, 401, 503), **plain)(service.list_models)
     one = answer(ModelCard, 401, 404, 503)
     app.get("/v1/models/{model:path}", responses=one, **plain)(service.show_model)

@@ -31,11 +31,16 @@ class Delta:
 class Generation:
     """One request on its way through the engine. ``stats`` is there after the last delta.
 
-    ``deadline`` is when it must be done, on the event loop's clock.
+    ``deadline`` is when it must be done, on the event loop's clock. ``continues_text``: the space
+    before the first word belongs to it.
     """
 
     def __init__(
-        self, engine: Engine, request: EngineRequest, deadline: float | None = None
+        self,
+        engine: Engine,
+        request: EngineRequest,
+        deadline: float | None = None,
+        continues_text: bool = False,
     ) -> None:
         sampling = request.sampling
         self._engine = engine
@@ -46,12 +51,17 @@ class Generation:
                 engine.token_bytes,
                 sampling.stop,
                 sampling.min_tokens,
-                engine.info.strips_leading_space,
+                engine.info.strips_leading_space and not continues_text,
             )
             for _ in range(sampling.n)
         ]
         self.finish_reasons: dict[int, FinishReason] = {}
         self.stats: RequestStats | None = None
+
+    @property
+    def each(self) -> Sequence[Generation]:
+        """Itself: what several generations together are made of."""
+        return (self,)
 
     @property
     def completion_tokens(self) -> int:

@@ -22,6 +22,9 @@ from server.shadow_metrics import Promise, ShadowMetrics
 
 ENDPOINTS = (
     "/v1/chat/completions",
+    "/v1/completions",
+    "/tokenize",
+    "/detokenize",
     "/v1/models",
     "/v1/models/{id}",
     "/health",

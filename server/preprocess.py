@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from PIL import Image
 
@@ -24,6 +24,9 @@ from server.forms import FormCompiler
 from server.images import Decoding, ImageError, ImageLimits, decode_image, read_data_url
 from server.remote import Budget, RemoteImages, is_remote
 from server.settings import Settings
+from server.texts import PreparedTexts, TextJob, prepare_texts
+
+T = TypeVar("T")
 
 
 class MediaWatch(Protocol):
@@ -44,6 +47,12 @@ class Prepared:
     prompt: Prompt
     prompt_tokens: int
     seconds: float
+
+    @property
+    def image_tokens(self) -> int:
+        """Rows of the prompt that are no text."""
+        text = len(self.prompt.token_ids) - self.prompt.num_images
+        return self.prompt_tokens - text
 
 
 class Preprocessor:
@@ -66,6 +75,17 @@ class Preprocessor:
         fetched = await self._fetch([source for source in job.images if is_remote(source.url)])
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._pool, self._prepare, job, fetched, engine)
+
+    async def prepare_texts(self, job: TextJob, engine: Engine) -> PreparedTexts:
+        """Plain prompts, checked against the model. Raises ApiError (400), PromptError,
+        OptionError."""
+        await self._forms.compile(job.sampling.structured_output, job.form_param, engine)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._pool, prepare_texts, job, engine)
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Any other work on the same threads."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
     async def close(self) -> None:
         """Drop what has not begun; the threads end with their current image."""

@@ -14,9 +14,9 @@ from llguidance import regex_to_lark
 
 from dyvte.structured import StructuredOutput
 
-# One space, or a line break with its indentation: with any white space allowed, a model that has
-# nothing to say writes line breaks until its length is used up.
-WHITESPACE = r"( |\n[ \t]{0,32})?"
+# At most one space between signs: with any white space allowed, a model that has nothing to say
+# writes line breaks and indentation until its length is used up.
+WHITESPACE = " ?"
 JSON_OPTIONS = {"whitespace_flexible": True, "whitespace_pattern": WHITESPACE, "lenient": False}
 _START = re.compile(r"^start\s*:", re.MULTILINE)
 

@@ -119,6 +119,13 @@ class Engine(Protocol):
     def prepare(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> Prompt:
         """Chat template, tokens, processed images. Blocking. Raises PromptError."""
 
+    def tokenize(self, text: str, special: bool = True) -> list[int]:
+        """Ids of plain text, in which nothing becomes a special token; ``special``: with what the
+        tokenizer puts around it. Blocking. Raises PromptError."""
+
+    def detokenize(self, token_ids: Sequence[int]) -> str:
+        """The text of ids, specials written out. Blocking. Raises PromptError."""
+
     def check(self, prompt: Prompt, sampling: SamplingParams, exits: ExitOptions | None) -> int:
         """Return the number of prompt tokens (visual rows counted).
 

@@ -77,6 +77,14 @@ class AsyncEngine:
         """Chat template, tokens, processed images. Blocking. Raises PromptError."""
         return self.core.model.prompt(messages, tools)
 
+    def tokenize(self, text: str, special: bool = True) -> list[int]:
+        """Ids of plain text. Blocking. Raises PromptError."""
+        return self.core.model.tokenize(text, special)
+
+    def detokenize(self, token_ids: Sequence[int]) -> str:
+        """The text of ids, specials written out. Blocking. Raises PromptError."""
+        return self.core.model.detokenize(token_ids)
+
     def check(self, prompt: Prompt, sampling: SamplingParams, exits: ExitOptions | None) -> int:
         """Prompt tokens, visual rows counted. Raises PromptError, OptionError."""
         return self.core.check(EngineRequest("", prompt, sampling, exits)).layout.rows

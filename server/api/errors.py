@@ -172,8 +172,8 @@ def option_error(error: OptionError, where: str = "") -> ApiError:
     return bad_request(f"Invalid '{param}': {where}{error.message}.", param)
 
 
-def from_engine(error: DyvteError, request_id: str) -> ApiError:
-    """What an error of the engine's is on the wire."""
+def from_engine(error: DyvteError, request_id: str, prompt: str = "messages") -> ApiError:
+    """What an error of the engine's is on the wire; ``prompt`` is the client's name of it."""
     match error:
         case GrammarFailed():
             message = f"The answer could not be finished in the form asked for: {error}."
@@ -189,9 +189,9 @@ def from_engine(error: DyvteError, request_id: str) -> ApiError:
         case OptionError():
             return option_error(error)
         case PromptTooLong():
-            return bad_request(str(error), "messages", "context_length_exceeded")
+            return bad_request(str(error), prompt, "context_length_exceeded")
         case PromptError():
-            return bad_request(str(error), "messages", INVALID_PROMPT)
+            return bad_request(str(error), prompt, INVALID_PROMPT)
         case _:
             return internal(request_id)
 

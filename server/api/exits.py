@@ -14,7 +14,7 @@ from dyvte.engine.events import Engine, ModelInfo
 from dyvte.errors import OptionError
 from dyvte.params import ExitOptions, PruneOptions
 from server.api.errors import bad_request, model_not_found, option_error
-from server.api.schema import ChatRequest, DyvteObject
+from server.api.schema import DyvteObject, SamplingFields
 from server.settings import Settings
 
 PREFIX = "x-dyvte-"
@@ -118,11 +118,11 @@ def in_force(
 
 
 def choose_exits(
-    request: ChatRequest, headers: Headers, engine: Engine, settings: Settings
+    request: SamplingFields, headers: Headers, engine: Engine, settings: Settings
 ) -> ExitOptions:
     """The options in force for this request. Raises ApiError (400)."""
     info = engine.info
-    conversation = sum(message.role == "user" for message in request.messages) > 1
+    conversation = request.user_turns > 1
     where = ""
     try:
         named = _from_headers(headers)

@@ -1,7 +1,7 @@
 """``/openapi.json``: what the routes take and give, as the code that does it says.
 
-The chat route reads its body itself, under limits, so that its schema is put in by hand, from
-the same models that check it. FastAPI's own 422 is never sent and is taken out.
+Routes read their bodies themselves, under limits, so that these schemas are put in by hand, from
+the same models that check them. FastAPI's own 422 is never sent and is taken out.
 """
 
 from __future__ import annotations
@@ -12,11 +12,21 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import TypeAdapter
 
+from server.api.completion_schema import CompletionRequest, DetokenizeRequest, TokenizeRequest
 from server.api.errors import ErrorBody
-from server.api.reply import ChatChunk, ChatCompletion
+from server.api.reply import ChatChunk
 from server.api.schema import ChatRequest
+from server.api.wire import Wire
 
 CHAT = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
+TOKENIZE, DETOKENIZE = "/tokenize", "/detokenize"
+BODIES: dict[str, type[Wire]] = {
+    CHAT: ChatRequest,
+    COMPLETIONS: CompletionRequest,
+    TOKENIZE: TokenizeRequest,
+    DETOKENIZE: DetokenizeRequest,
+}
 _REF = "#/components/schemas/{model}"
 _ERRORS = {
     400: "Malformed, or something this server does not do; `param` names the field",
@@ -44,10 +54,10 @@ def answer(model: type, *statuses: int) -> Responses:
     return {200: {"model": model, "description": "The answer"}, **errors(*statuses)}
 
 
-def chat_responses() -> Responses:
-    """The documentation of the chat route's answers."""
+def stream_responses(model: type) -> Responses:
+    """The documentation of a generating route's answers."""
     done: dict[str, Any] = {
-        "model": ChatCompletion,
+        "model": model,
         "description": "The answer; with `stream`, chunks as server-sent events",
         "content": {"text/event-stream": {"schema": {"type": "string"}}},
     }
@@ -77,13 +87,14 @@ def _schema(app: FastAPI) -> dict[str, Any]:
     for methods in schema["paths"].values():
         for operation in methods.values():
             operation["responses"].pop("422", None)
-    components |= _component("ChatRequest", ChatRequest.model_json_schema(ref_template=_REF))
     components |= _chunk()
-    body = {"schema": {"$ref": _REF.format(model="ChatRequest")}}
-    schema["paths"][CHAT]["post"]["requestBody"] = {
-        "required": True,
-        "content": {"application/json": body},
-    }
+    for path, model in BODIES.items():
+        name = model.__name__
+        components |= _component(name, model.model_json_schema(ref_template=_REF))
+        schema["paths"][path]["post"]["requestBody"] = {
+            "required": True,
+            "content": {"application/json": {"schema": {"$ref": _REF.format(model=name)}}},
+        }
     return schema
 
 

@@ -15,7 +15,7 @@ from typing_extensions import TypedDict
 
 from server.api.account import Clock, DyvteAccount, account_of
 from server.detokenize import ShownToken
-from server.generate import Generation
+from server.generations import Answering
 
 LOWEST_LOGPROB = -9999.0  # OpenAI's stand-in for -inf, which JSON cannot say
 
@@ -181,9 +181,12 @@ class ReplyContext:
     include_usage: bool
     token_bytes: Callable[[int], bytes]
     tool_names: frozenset[str] = frozenset()
+    image_tokens: int = 0
+    continuous_usage: bool = False
 
-    def chunk(self, choices: list[ChunkChoice]) -> ChatChunk:
-        """A chunk without account; with usage wanted, every chunk says null until the last."""
+    def chunk(self, choices: list[ChunkChoice], generation: Answering) -> ChatChunk:
+        """A chunk without account; with usage wanted, every chunk says null until the last,
+        or what was used so far."""
         chunk: ChatChunk = {
             "id": self.id,
             "object": "chat.completion.chunk",
@@ -193,11 +196,13 @@ class ReplyContext:
             "system_fingerprint": self.fingerprint,
             "choices": choices,
         }
-        if self.include_usage:
+        if self.continuous_usage:
+            chunk["usage"] = self.usage(generation)
+        elif self.include_usage:
             chunk["usage"] = None
         return chunk
 
-    def completion(self, choices: list[Choice], generation: Generation) -> bytes:
+    def completion(self, choices: list[Choice], generation: Answering) -> bytes:
         """The whole answer as JSON."""
         completion: ChatCompletion = {
             "id": self.id,
@@ -212,10 +217,10 @@ class ReplyContext:
         self.add_account(completion, generation)
         return orjson.dumps(completion)
 
-    def usage(self, generation: Generation) -> Usage:
-        """OpenAI's usage object of a finished generation."""
+    def usage(self, generation: Answering) -> Usage:
+        """OpenAI's usage object, of a generation as it is now."""
         stats = generation.stats
-        visual = stats.visual_tokens if stats else 0
+        visual = stats.visual_tokens if stats else self.image_tokens
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": generation.completion_tokens,
@@ -234,7 +239,7 @@ class ReplyContext:
             },
         }
 
-    def add_account(self, reply: ChatCompletion | ChatChunk, generation: Generation) -> None:
+    def add_account(self, reply: ChatCompletion | ChatChunk, generation: Answering) -> None:
         """Put the ``dyvte`` object on the last thing said, unless nobody wants it."""
         if generation.stats is not None and self.report != "none":
             reply["dyvte"] = account_of(generation.stats, self.clock, self.report)

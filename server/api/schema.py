@@ -9,178 +9,20 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag
+
+from server.api.messages import Message, ToolChoiceField, ToolObject
+from server.api.wire import Wire, form_of
 
 INT64 = 2**63
 
 
-class Wire(BaseModel):
-    """Base of all: no coercion, no unknown fields."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class CacheBreakpoint(Wire):
-    """A hint where a reusable prefix ends; prefixes are found without it."""
-
-    mode: Literal["explicit"]
-
-
-class TextPart(Wire):
-    """``{"type": "text", "text": …}``."""
-
-    type: Literal["text"]
-    text: str
-    prompt_cache_breakpoint: CacheBreakpoint | None = None
-
-
-class RefusalPart(Wire):
-    """What an earlier answer refused, in a conversation that goes on."""
-
-    type: Literal["refusal"]
-    refusal: str
-
-
-class ImageUrl(Wire):
-    """Where an image is (``data:``, or ``https:`` of a host that the operator named), and how
-    finely to look at it."""
-
-    url: str
-    detail: Literal["auto", "low", "high"] | None = None
-
-
-class ImagePart(Wire):
-    """``{"type": "image_url", "image_url": {"url": …}}``."""
-
-    type: Literal["image_url"]
-    image_url: ImageUrl
-    prompt_cache_breakpoint: CacheBreakpoint | None = None
-
-
-def _form(value: object) -> str:
-    return "parts" if isinstance(value, (list, tuple)) else "text"
-
-
-UserPart = Annotated[TextPart | ImagePart, Field(discriminator="type")]
-AssistantPart = Annotated[TextPart | RefusalPart, Field(discriminator="type")]
-SystemPart = Annotated[TextPart, Field()]
-
-UserContent = Annotated[
-    Annotated[str, Tag("text")] | Annotated[list[UserPart], Field(min_length=1), Tag("parts")],
-    Discriminator(_form),
-]
-SystemContent = Annotated[
-    Annotated[str, Tag("text")] | Annotated[list[SystemPart], Field(min_length=1), Tag("parts")],
-    Discriminator(_form),
-]
-AssistantContent = Annotated[
-    Annotated[str | None, Tag("text")]
-    | Annotated[list[AssistantPart], Field(min_length=1), Tag("parts")],
-    Discriminator(_form),
-]
-
-
-FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
-
-
-class SystemMessage(Wire):
-    """Instructions; "developer" is the newer name of the same role."""
-
-    role: Literal["system", "developer"]
-    content: SystemContent
-    name: str | None = None
-
-
-class UserMessage(Wire):
-    """What the user says and shows."""
-
-    role: Literal["user"]
-    content: UserContent
-    name: str | None = None
-
-
-class CalledFunction(Wire):
-    """``arguments`` is JSON, as the model wrote it."""
-
-    name: FunctionName
-    arguments: str
-
-
-class ToolCall(Wire):
-    """A call in an earlier answer."""
-
-    id: str
-    type: Literal["function"]
-    function: CalledFunction
-
-
-class AssistantMessage(Wire):
-    """An earlier answer."""
-
-    role: Literal["assistant"]
-    content: AssistantContent = None
-    refusal: str | None = None
-    name: str | None = None
-    tool_calls: Annotated[list[ToolCall], Field(max_length=128)] | None = None
-
-
-class ToolMessage(Wire):
-    """What a called function returned."""
-
-    role: Literal["tool"]
-    content: SystemContent
-    tool_call_id: str
-
-
-Message = Annotated[
-    SystemMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")
-]
-
-
-class Function(Wire):
-    """A function that the model may call; ``parameters`` is a JSON schema."""
-
-    name: FunctionName
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-    strict: bool | None = None
-
-
-class ToolObject(Wire):
-    """Functions are the only kind of tool."""
-
-    type: Literal["function"]
-    function: Function
-
-
-class FunctionRef(Wire):
-    """A function by its name."""
-
-    name: FunctionName
-
-
-class NamedTool(Wire):
-    """This function must be called."""
-
-    type: Literal["function"]
-    function: FunctionRef
-
-
-def _choice_form(value: object) -> str:
-    return "word" if isinstance(value, str) else "named"
-
-
-ToolChoiceField = Annotated[
-    Annotated[Literal["none", "auto", "required"], Tag("word")]
-    | Annotated[NamedTool, Tag("named")],
-    Discriminator(_choice_form),
-]
-
-
 class StreamOptions(Wire):
-    """Only ``include_usage``; padding against traffic analysis is not done."""
+    """Padding against traffic analysis is not done. ``continuous_usage_stats`` is vLLM's: every
+    chunk says the usage so far."""
 
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
     include_obfuscation: Literal[False] | None = None
 
 
@@ -259,7 +101,7 @@ MetadataValue = Annotated[str, Field(max_length=512)]
 StopText = Annotated[str, Field(min_length=1, max_length=512)]
 Stop = Annotated[
     Annotated[StopText, Tag("text")] | Annotated[list[StopText], Tag("parts")],
-    Discriminator(_form),
+    Discriminator(form_of),
 ]
 TokenId = Annotated[int, Field(ge=0)]
 TokenKey = Annotated[str, Field(pattern=r"^\d{1,9}$")]
@@ -267,14 +109,10 @@ Bias = Annotated[float, Field(ge=-100, le=100)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 
 
-class ChatRequest(Wire):
-    """The body of ``POST /v1/chat/completions``."""
+class SamplingFields(Wire):
+    """How tokens are chosen, in what form, and how the answer is sent: what all routes share."""
 
     model: str
-    messages: Annotated[list[Message], Field(min_length=1)]
-
-    # Length and sampling
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     min_tokens: Annotated[int, Field(ge=0)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
@@ -289,22 +127,36 @@ class ChatRequest(Wire):
     presence_penalty: Penalty | None = None
     repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
     logit_bias: Annotated[dict[TokenKey, Bias], Field(max_length=1024)] | None = None
-
-    # The answer's form
     n: Annotated[int, Field(ge=1, le=128)] | None = None
-    logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     response_format: Annotated[ResponseFormat, Field(discriminator="type")] | None = None
     structured_outputs: StructuredOutputs | None = None
+    user: str | None = None
+    dyvte: DyvteObject | None = None
+
+    @property
+    def user_turns(self) -> int:
+        """How often the user asks; exits of a conversation are measured apart."""
+        return 1
+
+
+class ChatRequest(SamplingFields):
+    """The body of ``POST /v1/chat/completions``."""
+
+    messages: Annotated[list[Message], Field(min_length=1)]
+
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+
+    # The answer's form
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     tools: Annotated[list[ToolObject], Field(max_length=128)] | None = None
     tool_choice: ToolChoiceField | None = None
     parallel_tool_calls: bool | None = None
     modalities: Annotated[list[Literal["text"]], Field(min_length=1, max_length=1)] | None = None
 
     # Service fields without effect on the answer
-    user: str | None = None
     safety_identifier: Annotated[str, Field(max_length=64)] | None = None
     metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] | None = None
     store: Literal[False] | None = None
@@ -313,4 +165,7 @@ class ChatRequest(Wire):
     prompt_cache_retention: Literal["in_memory", "24h"] | None = None
     prompt_cache_options: CacheOptions | None = None
 
-    dyvte: DyvteObject | None = None
+    @property
+    def user_turns(self) -> int:
+        """Messages of the user."""
+        return sum(message.role == "user" for message in self.messages)

@@ -8,8 +8,10 @@ first byte becomes an error event; every stream ends with one or the other.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
+from typing import Any
 
 import structlog
 
@@ -18,7 +20,8 @@ from server.api.calls import DeltaWriter, finish_of
 from server.api.errors import ApiError, from_engine, internal
 from server.api.reply import ChatChunk, ChunkChoice, DeltaBody, ReplyContext
 from server.api.sse import DONE, event
-from server.generate import Delta, Generation
+from server.generate import Delta
+from server.generations import Answering
 from server.logs import traceback_of
 
 log = structlog.get_logger("dyvte.request")
@@ -30,7 +33,7 @@ class OpenedStream:
     An error that comes in that time still has a status of its own.
     """
 
-    def __init__(self, generation: Generation) -> None:
+    def __init__(self, generation: Answering) -> None:
         self.generation = generation
         self._deltas = generation.deltas()
         self._first: asyncio.Future[list[Delta] | None] | None = None
@@ -63,11 +66,11 @@ class OpenedStream:
         await self._deltas.aclose()
 
 
-class StreamReply:
+class StreamReply(ABC):
     """The events of one answer. ``complete`` is true once the last one was handed out."""
 
     def __init__(
-        self, opened: OpenedStream, context: ReplyContext, on_answer: Callable[[Generation], None]
+        self, opened: OpenedStream, context: ReplyContext, on_answer: Callable[[Answering], None]
     ) -> None:
         self._opened = opened
         self._context = context
@@ -91,6 +94,20 @@ class StreamReply:
             yield self._last_words(internal(self._context.request_id))
         finally:
             await self._opened.close()
+
+    @abstractmethod
+    def _chunks(self) -> AsyncGenerator[Mapping[str, Any], None]:
+        """What is said, in order; the last one carries the account."""
+
+    def _last_words(self, error: ApiError | DyvteError) -> bytes:
+        told = (
+            error if isinstance(error, ApiError) else from_engine(error, self._context.request_id)
+        )
+        return b"data: " + told.body + b"\n\n"
+
+
+class ChatStreamReply(StreamReply):
+    """The events of a chat: each choice's role, its deltas, its finish reason."""
 
     async def _chunks(self) -> AsyncGenerator[ChatChunk, None]:
         generation, context = self._opened.generation, self._context
@@ -116,7 +133,7 @@ class StreamReply:
         self._on_answer(generation)
         if context.include_usage:
             yield last
-            last = context.chunk([])
+            last = context.chunk([], generation)
             last["usage"] = context.usage(generation)
         context.add_account(last, generation)
         yield last
@@ -142,10 +159,4 @@ class StreamReply:
             "logprobs": logprobs,
             "finish_reason": reason,
         }
-        return self._context.chunk([choice])
-
-    def _last_words(self, error: ApiError | DyvteError) -> bytes:
-        told = (
-            error if isinstance(error, ApiError) else from_engine(error, self._context.request_id)
-        )
-        return b"data: " + told.body + b"\n\n"
+        return self._context.chunk([choice], self._opened.generation)

@@ -15,7 +15,8 @@ from dyvte.errors import OptionError
 from dyvte.tools import Tool, calls_grammar, check_tool
 from server.api.errors import bad_request
 from server.api.form import Form, form_error
-from server.api.schema import AssistantMessage, ChatRequest, NamedTool, ToolMessage
+from server.api.messages import AssistantMessage, NamedTool, ToolMessage
+from server.api.schema import ChatRequest
 
 
 @dataclass(frozen=True, slots=True)

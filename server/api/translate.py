@@ -11,26 +11,23 @@ from dataclasses import dataclass
 from typing import Any
 
 from dyvte.engine.events import Engine
-from dyvte.errors import OptionError
 from dyvte.params import ExitOptions, SamplingParams
 from dyvte.tools import Tool
-from server.api.errors import ApiError, bad_request, option_error
+from server.api.errors import bad_request
 from server.api.exits import Headers, choose_exits
-from server.api.form import Form, choose_form
-from server.api.schema import (
+from server.api.form import choose_form
+from server.api.messages import (
     AssistantMessage,
-    ChatRequest,
     ImagePart,
     Message,
     RefusalPart,
     TextPart,
     ToolMessage,
 )
+from server.api.sampling import check_sampling, over, sampling_of
+from server.api.schema import ChatRequest
 from server.api.tools import calls_of, check_conversation, choose_tools
 from server.settings import Settings
-
-# OpenAI accepts top_p 0, which leaves the most likely token; the engine wants a share above 0.
-SMALLEST_TOP_P = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +54,7 @@ class ChatJob:
     report: str
     stream: bool
     include_usage: bool
+    continuous_usage: bool = False
     form_param: str = ""
     tools: tuple[Tool, ...] = ()
 
@@ -77,23 +75,15 @@ def translate(
 ) -> ChatJob:
     """The job that ``request`` asks for. Raises ApiError (400)."""
     _check_limits(request, settings)
-    for name, ids in (
-        ("stop_token_ids", request.stop_token_ids or ()),
-        ("logit_bias", map(int, request.logit_bias or ())),
-    ):
-        if max(ids, default=0) >= engine.info.vocab_size:
-            limit = engine.info.vocab_size - 1
-            raise bad_request(f"Invalid '{name}': ids go up to {limit}.", name)
+    check_sampling(request, engine, settings)
     form = choose_form(request.response_format, request.structured_outputs)
     check_conversation(request)
     choice = choose_tools(request)
     if form is not None and choice.tools:
         raise bad_request(f"'{form.param}' cannot be combined with 'tools'.", form.param)
     form = form or choice.form
-    try:
-        sampling = _sampling(request, form)
-    except OptionError as error:
-        raise option_error(error) from error
+    logprobs = (request.top_logprobs or 0) if request.logprobs else None
+    sampling = sampling_of(request, form, _max_tokens(request), logprobs)
     options = request.stream_options
     return ChatJob(
         model=request.model,
@@ -103,6 +93,7 @@ def translate(
         report=(request.dyvte.report if request.dyvte else None) or "summary",
         stream=bool(request.stream),
         include_usage=bool(options and options.include_usage),
+        continuous_usage=bool(options and options.continuous_usage_stats),
         form_param=form.param if form else "",
         tools=choice.tools,
     )
@@ -111,11 +102,7 @@ def translate(
 def _check_limits(request: ChatRequest, settings: Settings) -> None:
     """What must hold before anything is copied."""
     if len(request.messages) > settings.max_messages:
-        raise _over("messages", "messages", settings.max_messages)
-    if (request.n or 1) > settings.max_n:
-        raise _over("n", "choices", settings.max_n)
-    if isinstance(request.stop, list) and len(request.stop) > settings.max_stop:
-        raise _over("stop", "stop strings", settings.max_stop)
+        raise over("messages", "messages", settings.max_messages)
     images = sum(
         isinstance(part, ImagePart)
         for message in request.messages
@@ -123,15 +110,9 @@ def _check_limits(request: ChatRequest, settings: Settings) -> None:
         for part in message.content
     )
     if images > settings.max_images:
-        raise _over("messages", "images", settings.max_images)
+        raise over("messages", "images", settings.max_images)
     if request.top_logprobs is not None and not request.logprobs:
         raise bad_request("'top_logprobs' needs 'logprobs' to be true.", "top_logprobs")
-    if request.stream_options is not None and not request.stream:
-        raise bad_request("'stream_options' needs 'stream' to be true.", "stream_options")
-
-
-def _over(param: str, what: str, limit: int) -> ApiError:
-    return bad_request(f"Invalid '{param}': at most {limit} {what} are allowed here.", param)
 
 
 def _max_tokens(request: ChatRequest) -> int | None:
@@ -142,34 +123,6 @@ def _max_tokens(request: ChatRequest) -> int | None:
             "max_tokens",
         )
     return old if new is None else new
-
-
-def _sampling(request: ChatRequest, form: Form | None) -> SamplingParams:
-    """OpenAI's defaults where the request says nothing; no length means as many as fit."""
-    stop = request.stop or ()
-    return SamplingParams(
-        max_tokens=_max_tokens(request),
-        temperature=_or(request.temperature, 1.0),
-        top_p=max(SMALLEST_TOP_P, _or(request.top_p, 1.0)),
-        top_k=max(0, request.top_k or 0),
-        min_p=request.min_p or 0.0,
-        seed=request.seed,
-        stop=(stop,) if isinstance(stop, str) else tuple(stop),
-        stop_token_ids=tuple(request.stop_token_ids or ()),
-        min_tokens=request.min_tokens or 0,
-        ignore_eos=bool(request.ignore_eos),
-        n=request.n or 1,
-        logprobs=(request.top_logprobs or 0) if request.logprobs else None,
-        frequency_penalty=request.frequency_penalty or 0.0,
-        presence_penalty=request.presence_penalty or 0.0,
-        repetition_penalty=_or(request.repetition_penalty, 1.0),
-        logit_bias={int(key): bias for key, bias in (request.logit_bias or {}).items()},
-        structured_output=form.wanted if form else None,
-    )
-
-
-def _or(value: float | None, default: float) -> float:
-    return default if value is None else float(value)
 
 
 def _message(message: Message, index: int) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""JSON object → ``ChatRequest``, or a 400 that names the field as the client wrote it.
+"""JSON object → a request, or a 400 that names the field as the client wrote it.
 
 Two steps. First what OpenAI knows and this server does not do: allowed only with the value that
 asks for nothing. Then the schema, whose first error is told in one sentence with a path like
@@ -8,13 +8,17 @@ asks for nothing. Then the schema, whose first error is told in one sentence wit
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from server.api.completion_schema import CompletionRequest, DetokenizeRequest, TokenizeRequest
 from server.api.errors import ApiError, bad_request
 from server.api.schema import ChatRequest, DyvteObject
+from server.api.wire import Wire
+
+M = TypeVar("M", bound=Wire)
 
 # Field → the values besides null that ask for nothing.
 UNSUPPORTED: Mapping[str, Sequence[object]] = {
@@ -30,6 +34,7 @@ UNSUPPORTED: Mapping[str, Sequence[object]] = {
     "verbosity": ("medium",),
     "web_search_options": (),
 }
+UNSUPPORTED_IN_TEXT: Mapping[str, Sequence[object]] = {"suffix": ("",), "use_beam_search": (False,)}
 GUIDED = ("guided_json", "guided_regex", "guided_choice", "guided_grammar")
 UNSUPPORTED_IN_MESSAGE: Mapping[str, Sequence[object]] = {
     "audio": (),
@@ -48,8 +53,35 @@ def parse_chat(raw: Mapping[str, Any]) -> ChatRequest:
             else message
             for i, message in enumerate(messages)
         ]
+    return _validated(ChatRequest, wire)
+
+
+def parse_completion(raw: Mapping[str, Any]) -> CompletionRequest:
+    """The request in ``raw``. Raises ApiError (400)."""
+    wire = _without_unsupported(raw, UNSUPPORTED_IN_TEXT, "", ())
+    best = wire.pop("best_of", None)
+    if best is not None and best != (raw.get("n") or 1):
+        raise bad_request(
+            "'best_of' is not supported by this server; use 'n'.",
+            "best_of",
+            "unsupported_parameter",
+        )
+    return _validated(CompletionRequest, wire)
+
+
+def parse_tokenize(raw: Mapping[str, Any]) -> TokenizeRequest:
+    """The request in ``raw``. Raises ApiError (400)."""
+    return _validated(TokenizeRequest, dict(raw))
+
+
+def parse_detokenize(raw: Mapping[str, Any]) -> DetokenizeRequest:
+    """The request in ``raw``. Raises ApiError (400)."""
+    return _validated(DetokenizeRequest, dict(raw))
+
+
+def _validated(model: type[M], wire: Mapping[str, Any]) -> M:
     try:
-        return ChatRequest.model_validate(wire)
+        return model.model_validate(wire)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         raise _told(first, wire) from error

@@ -55,7 +55,7 @@ def follow(model: dyvte.Model, constraint: Constraint, text: str) -> None:
         (StructuredOutput.regex(r"[A-C]{2}/\d+x"), "AC/12x"),
         (StructuredOutput.grammar('start: "(" start ")" | "x"'), "((x))"),
         (StructuredOutput.json(OBJECT), json.dumps({"Name": "Ä", "n": -3}, ensure_ascii=False)),
-        (StructuredOutput.json(OBJECT), '{\n  "Name":"b",\n  "n":0\n}'),
+        (StructuredOutput.json(OBJECT), '{ "Name":"b" , "n":0 }'),
     ],
 )
 def test_an_answer_of_the_form_is_allowed_and_ends(

@@ -89,6 +89,12 @@ class FakeEngine:
                 ids.extend([IMAGE] if image else part["text"].encode())
         return Prompt(ids or [32])
 
+    def tokenize(self, text: str, special: bool = True) -> list[int]:
+        return [1, *text.encode()] if special else list(text.encode())
+
+    def detokenize(self, token_ids: Sequence[int]) -> str:
+        return bytes(token_ids).decode(errors="replace").replace("\x01", "<s>")
+
     def check(self, prompt: Prompt, sampling: SamplingParams, exits: ExitOptions | None) -> int:
         rows = len(prompt.token_ids) + prompt.num_images * (IMAGE_ROWS - 1)
         if rows + (sampling.max_tokens or 1) > self.info.max_model_len:

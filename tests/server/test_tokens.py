@@ -1,0 +1,77 @@
+"""Text as ids and back, in vLLM's shapes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import dyvte
+from tests import tiny
+from tests.server.conftest import Connect
+from tests.server.examples import RED, body, with_images
+from tests.server.fake_engine import IMAGE_ROWS
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_prompt_is_tokenised(connect: Connect) -> None:
+    async with connect() as client:
+        reply = (await client.post("/tokenize", json={"prompt": "hi"})).json()
+        bare = {"model": "demo", "prompt": "hi", "add_special_tokens": False}
+        strings = {**bare, "return_token_strs": True}
+        assert (await client.post("/tokenize", json=bare)).json()["tokens"] == [104, 105]
+        assert (await client.post("/tokenize", json=strings)).json()["token_strs"] == ["h", "i"]
+    assert reply == {"count": 3, "max_model_len": 512, "tokens": [1, 104, 105], "token_strs": None}
+
+
+async def test_messages_are_tokenised_as_a_chat_takes_them(connect: Connect) -> None:
+    async with connect() as client:
+        text = (await client.post("/tokenize", json=body("hi"))).json()
+        picture = (await client.post("/tokenize", json=with_images(RED))).json()
+    assert text["tokens"] == [104, 105]
+    assert picture["tokens"].count(dyvte.IMAGE) == 1
+    assert picture["count"] == len(picture["tokens"]) - 1 + IMAGE_ROWS
+
+
+async def test_ids_become_text(connect: Connect) -> None:
+    async with connect() as client:
+        reply = await client.post("/detokenize", json={"model": "demo", "tokens": [1, 104, 105]})
+    assert reply.json() == {"prompt": "<s>hi"}
+
+
+@pytest.mark.parametrize(
+    ("url", "fields", "param"),
+    [
+        ("/tokenize", {}, "prompt"),
+        ("/tokenize", {"prompt": "hi", "messages": body()["messages"]}, "prompt"),
+        ("/tokenize", {"prompt": "", "add_special_tokens": False}, "prompt"),
+        ("/tokenize", {"prompt": 3}, "prompt"),
+        ("/tokenize", {"prompt": "a", "x": 1}, "x"),
+        ("/tokenize", {"messages": [], "model": "demo"}, "messages"),
+        ("/detokenize", {"tokens": [256]}, "tokens"),
+        ("/detokenize", {"tokens": [-1]}, "tokens[0]"),
+        ("/detokenize", {}, "tokens"),
+    ],
+)
+async def test_what_is_wrong_is_named(
+    connect: Connect, url: str, fields: dict[str, Any], param: str
+) -> None:
+    async with connect() as client:
+        reply = await client.post(url, json=fields)
+    assert reply.status_code == 400, reply.text
+    assert reply.json()["error"]["param"] == param
+
+
+async def test_a_model_that_is_not_served_is_not_found(connect: Connect) -> None:
+    async with connect() as client:
+        for url, fields in (("/tokenize", {"prompt": "a"}), ("/detokenize", {"tokens": [1]})):
+            reply = await client.post(url, json={"model": "nobody", **fields})
+            assert reply.status_code == 404
+
+
+def test_typed_specials_stay_characters(tiny_model: dyvte.Model) -> None:
+    ids = tiny_model.tokenize("</s><image>ü")
+    assert not set(ids) & set(range(len(tiny.SPECIALS)))
+    assert tiny_model.detokenize(ids) == "</s><image>ü"
+    assert tiny_model.detokenize([tiny.BOS, *ids[:1]]) == "<s><"
