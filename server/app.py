@@ -177,6 +177,8 @@ def _add_layers(app: FastAPI, settings: Settings, metrics: ServerMetrics, keys: 
         max_bytes=settings.max_body,
         timeout_s=settings.body_timeout,
         on_too_large=lambda: metrics.refusal("body_too_large"),
+        max_together=settings.max_bodies,
+        on_full=lambda: metrics.refusal("queue_full"),
     )
     app.add_middleware(KeyGuard, keys=keys, open_paths=open_paths)
     if settings.cors_origins:
@@ -185,7 +187,7 @@ def _add_layers(app: FastAPI, settings: Settings, metrics: ServerMetrics, keys: 
             allow_origins=list(settings.cors_origins),
             allow_methods=["GET", "POST"],
             allow_headers=["*"],
-            expose_headers=["X-Request-Id", "Retry-After"],
+            expose_headers=["X-Request-Id", "Retry-After", "Retry-After-Ms"],
         )
     app.add_middleware(RequestContext, metrics=metrics)
 

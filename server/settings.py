@@ -174,6 +174,11 @@ class Settings(BaseSettings):
 
     # What one request may ask for
     max_body: ByteSize = Field(default=64 * 2**20, ge=1024, description="bytes of a request body")
+    max_bodies: ByteSize = Field(
+        default=2**30,
+        ge=1024,
+        description="bytes of all bodies that are being read or prepared; more get a 429",
+    )
     max_images: int = Field(default=16, ge=0, description="images per request")
     max_image_bytes: ByteSize = Field(
         default=32 * 2**20, ge=1, description="bytes of one image file"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import structlog
@@ -29,13 +30,17 @@ _SANE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 
 @dataclass(slots=True)
 class RequestRecord:
-    """What is known of a request while it is served; ``notes`` go to its log line."""
+    """What is known of a request while it is served; ``notes`` go to its log line.
+
+    ``body_done`` is to be called once nothing holds its body any more.
+    """
 
     request_id: str
     arrived: float = field(default_factory=time.perf_counter)
     notes: dict[str, object] = field(default_factory=dict)
     client_gone: bool = False
     deadline: float | None = None
+    body_done: Callable[[], None] = lambda: None
 
     @property
     def seconds(self) -> float:

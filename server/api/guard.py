@@ -7,6 +7,7 @@ ones named here, whether it exists or not.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Sequence
 
@@ -14,7 +15,8 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.api.errors import ApiError, body_too_large, body_too_slow, unauthorized
+from server.api.context import RequestRecord
+from server.api.errors import ApiError, body_too_large, body_too_slow, queue_full, unauthorized
 from server.keys import Client, Keyring
 
 OPEN = ("/health", "/ready")
@@ -57,7 +59,11 @@ def client_of(request: Request) -> Client | None:
 
 
 class BodyGuard:
-    """Bounds a body in bytes and seconds; the route's reading raises ApiError (413, 408)."""
+    """Bounds a body in bytes and seconds, and all bodies together in bytes.
+
+    The route's reading raises ApiError (413, 408, 429). A body counts until its response begins
+    or, earlier, until the route calls its record's ``body_done``.
+    """
 
     def __init__(
         self,
@@ -65,11 +71,16 @@ class BodyGuard:
         max_bytes: int,
         timeout_s: float,
         on_too_large: Callable[[], None],
+        max_together: float = math.inf,
+        on_full: Callable[[], None] = lambda: None,
     ) -> None:
         self._app = app
         self._max_bytes = max_bytes
         self._timeout_s = timeout_s
         self._on_too_large = on_too_large
+        self._max_together = max_together
+        self._on_full = on_full
+        self._together = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -80,9 +91,34 @@ class BodyGuard:
             self._on_too_large()
             await body_too_large(self._max_bytes).response()(scope, receive, send)
             return
-        await self._app(scope, self._bounded(receive), send)
+        held = 0
 
-    def _bounded(self, receive: Receive) -> Receive:
+        def hold(size: int) -> None:
+            nonlocal held
+            held += size
+            self._together += size
+            if self._together > self._max_together:
+                self._on_full()
+                raise queue_full(1.0)
+
+        def let_go() -> None:
+            nonlocal held
+            self._together -= held
+            held = 0
+
+        async def tell(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                let_go()
+            await send(message)
+
+        if isinstance(record := scope.get("dyvte.record"), RequestRecord):
+            record.body_done = let_go
+        try:
+            await self._app(scope, self._bounded(receive, hold), tell)
+        finally:
+            let_go()
+
+    def _bounded(self, receive: Receive, hold: Callable[[int], None]) -> Receive:
         deadline = time.monotonic() + self._timeout_s
         received, whole = 0, False
 
@@ -95,7 +131,9 @@ class BodyGuard:
                     message = await receive()
             except TimeoutError:
                 raise body_too_slow() from None
-            received += len(message.get("body", b""))
+            size = len(message.get("body", b""))
+            received += size
+            hold(size)
             whole = not message.get("more_body", False)
             if received > self._max_bytes:
                 self._on_too_large()

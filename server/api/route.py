@@ -68,6 +68,7 @@ class Route(ABC):
             engine = inside.enter_context(self.lifecycle.admit(client_of(request)))
             try:
                 begun = await in_time(self._begin(request, engine, record), record.deadline)
+                record.body_done()
                 if not begun.stream:
                     body = await unless_gone(request.receive, begun.whole())
                     self._note_answer(begun.answering, begun.context, record)

@@ -17,6 +17,7 @@ from server.api.completion_schema import TokenizeRequest
 from server.api.context import record_of
 from server.api.errors import bad_request, from_engine
 from server.api.exits import check_model
+from server.api.guard import client_of
 from server.api.schema import ChatRequest
 from server.api.translate import translate
 from server.api.validation import parse_detokenize, parse_tokenize
@@ -50,7 +51,15 @@ class Tokens:
 
     async def tokenize(self, request: Request) -> Response:
         """Text or messages as ids."""
-        engine = self.lifecycle.check_ready()
+        with self.lifecycle.admit(client_of(request)) as engine:
+            return await self._tokenize(request, engine)
+
+    async def detokenize(self, request: Request) -> Response:
+        """Ids as text."""
+        with self.lifecycle.admit(client_of(request)) as engine:
+            return await self._detokenize(request, engine)
+
+    async def _tokenize(self, request: Request, engine: Engine) -> Response:
         raw = await read_json(request)
         asked = parse_tokenize(raw)
         self._check_model(asked.model, engine)
@@ -69,9 +78,7 @@ class Tokens:
             told["token_strs"] = [texts[token] for token in prompt.token_ids]
         return Response(orjson.dumps(told), media_type="application/json")
 
-    async def detokenize(self, request: Request) -> Response:
-        """Ids as text."""
-        engine = self.lifecycle.check_ready()
+    async def _detokenize(self, request: Request, engine: Engine) -> Response:
         asked = parse_detokenize(await read_json(request))
         self._check_model(asked.model, engine)
         if max(asked.tokens, default=0) >= engine.info.vocab_size:

@@ -165,7 +165,7 @@ def work_of(toy: Toy, plan: Plan) -> int:
     return sum(toy.rows[seq] for seq in plan.group) * plan.layers
 
 
-LENGTHS = st.lists(st.integers(1, 400), min_size=1, max_size=12)
+LENGTHS = st.lists(st.integers(1, 400), min_size=1, max_size=8)
 
 
 @given(first=LENGTHS, later=LENGTHS, every=st.integers(1, 5), budget=st.integers(4, 64))
@@ -177,7 +177,7 @@ def test_no_prefill_keeps_a_running_stream_waiting_for_longer_than_a_bounded_ste
     toy = Toy(pages=100_000, max_step_rows=budget)
     toy.add(*first)
     coming = list(later)
-    for step in range(400):
+    for step in range(200):
         if coming and step % every == 0:
             toy.add(coming.pop())
         before = set(toy.scheduler.running)

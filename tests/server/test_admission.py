@@ -130,6 +130,24 @@ async def test_a_key_s_limit_is_a_429_in_openais_form(connect: Connect, tmp_path
     assert 'rejections_total{model_name="demo",reason="key_limit"} 1.0' in metrics
 
 
+async def test_whatever_asks_for_work_takes_a_place(connect: Connect) -> None:
+    asked = {
+        CHAT: body(),
+        "/v1/completions": {"model": "demo", "prompt": "hi"},
+        "/tokenize": {"prompt": "hi"},
+        "/detokenize": {"tokens": [104, 105]},
+    }
+    async with connect(max_num_seqs=1, max_waiting=0) as client:
+        for path, raw in asked.items():
+            assert (await client.post(path, json=raw)).status_code == 200
+    async with connect(FakeEngine(step_s=0.2), max_num_seqs=1, max_waiting=0) as client:
+        inside = asyncio.create_task(client.post(CHAT, json=body()))
+        await asyncio.sleep(0.1)
+        late = [await client.post(path, json=raw) for path, raw in asked.items()]
+        assert (await inside).status_code == 200
+    assert [reply.status_code for reply in late] == [429] * 4
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_request_whose_time_is_up_ends_with_an_error(
     connect: Connect, stream: bool

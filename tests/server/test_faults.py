@@ -38,7 +38,7 @@ from tests.server.openai_schema import check
 
 pytestmark = pytest.mark.anyio
 
-TOKENS, VICTIM_SEED, VICTIM_STOP, VICTIM_TEXT = 8, 13, "~victim~", "victim?"
+TOKENS, VICTIM_SEED, VICTIM_STOP, VICTIM_TEXT = 5, 13, "~victim~", "victim?"
 VICTIM_PICTURE = encoded(Image.new("RGB", (12, 12), "purple"))
 LENGTH = {"max_tokens": TOKENS, "ignore_eos": True, "dyvte": {"aggressiveness": 0.5}}
 

@@ -107,6 +107,44 @@ async def test_a_body_too_large_is_a_413_declared_or_not(connect: Connect) -> No
     assert 'rejections_total{model_name="demo",reason="body_too_large"} 2.0' in metrics
 
 
+async def test_all_bodies_together_fit_the_memory_that_they_may_have(connect: Connect) -> None:
+    """Places were bounded and each body was, but not the product of the two."""
+    raw = orjson.dumps(body()) + b" " * 3000
+    more = asyncio.Event()
+
+    async def halting() -> AsyncIterator[bytes]:
+        yield raw[:2500]
+        await more.wait()
+        yield raw[2500:]
+
+    async with connect(FakeEngine(step_s=0.02), max_bodies=6000) as client:
+        first = asyncio.create_task(client.post(CHAT, content=halting()))
+        await asyncio.sleep(0.1)
+        second = asyncio.create_task(client.post(CHAT, content=halting()))
+        await asyncio.sleep(0.1)
+        third = await client.post(CHAT, content=raw)
+        more.set()
+        replies = await asyncio.gather(first, second)
+        later = await client.post(CHAT, content=raw)
+    assert third.status_code == 429
+    check("ErrorResponse", third.json())
+    assert sorted(reply.status_code for reply in replies) in ([200, 200], [200, 429])
+    assert later.status_code == 200, "what was held has been given back"
+
+
+async def test_a_body_is_given_back_before_its_answer_begins(connect: Connect) -> None:
+    """A long answer does not hold the picture that it is about."""
+    raw = orjson.dumps(body()) + b" " * 3000
+    engine = FakeEngine(step_s=0.1)
+    async with connect(engine, max_bodies=4000) as client:
+        first = asyncio.create_task(client.post(CHAT, content=raw))
+        async with asyncio.timeout(20):
+            while not engine.running:
+                await asyncio.sleep(0.01)
+        second = await client.post(CHAT, content=raw)
+        assert (await first).status_code == second.status_code == 200
+
+
 async def test_a_body_that_drips_is_a_408(connect: Connect) -> None:
     async def stalled() -> AsyncIterator[bytes]:
         yield b"{"
