@@ -13,13 +13,16 @@ BIN   := $(VENV)/bin
 STAMP := $(VENV)/.made
 LINTERS := $(VENV)/linters
 BROWSER := $(VENV)/browser
+CLIENTS ?= $(VENV)/clients
+SCHEMATHESIS ?= $(VENV)/schemathesis
 ARGS  ?=
 
 # Where torch's CPU wheels come from on Linux without an NVIDIA GPU (the registry's own wheel
 # brings gigabytes of CUDA). Asked only if it answers; set empty to use pip's configuration alone.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: help setup serve test check check-deploy check-prometheus ray-test observability-test playground-test dashboards format bench \
+.PHONY: help setup serve test check check-deploy check-prometheus ray-test observability-test playground-test clients conformance fuzz soak \
+  dashboards format bench \
   demo-gates clean
 
 help: ## this list
@@ -84,6 +87,26 @@ $(BROWSER)/.made: tests/playground/browser.txt | $(STAMP)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade \
 	  --target $(BROWSER) --requirement $<
 	@touch $@
+
+clients: $(STAMP) ## other people's clients against the demo model, told in docs/clients.md (needs node)
+	@command -v npm >/dev/null || { echo "make clients: no npm (install Node.js)" >&2; exit 2; }
+	@$(BIN)/python -m tests.conformance.clients.run --environments "$(CLIENTS)" \
+	  --table docs/clients.md $(ARGS)
+
+conformance: $(STAMP) $(SCHEMATHESIS)/.made ## schemathesis with our description and OpenAI's (SECONDS=600 each)
+	@$(BIN)/python -m tests.conformance.descriptions --schemathesis "$(SCHEMATHESIS)/bin/st" \
+	  --seconds $(or $(SECONDS),600) $(ARGS)
+
+$(SCHEMATHESIS)/.made: tests/conformance/schemathesis.txt | $(STAMP)
+	@$(BIN)/python -m venv --clear $(SCHEMATHESIS)
+	@$(SCHEMATHESIS)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
+fuzz: $(STAMP) ## 50,000 mutated pictures and as many request bodies (ARGS="--count 1000 --seed 3")
+	@$(BIN)/python -m tests.conformance.fuzz $(ARGS)
+
+soak: $(STAMP) ## mixed hostile load at saturation, and what is held before and after (MINUTES=30)
+	@$(BIN)/python -m tests.conformance.soak --minutes $(or $(MINUTES),30) $(ARGS)
 
 dashboards: $(STAMP) ## write deploy/grafana/dashboards from the code beside them
 	@$(BIN)/python -m deploy.grafana.build

@@ -14,16 +14,16 @@ from jsonschema import Draft202012Validator
 FILE = Path(__file__).with_name("openai_replies.json")
 
 
-def _rewritten(node: Any) -> Any:
+def rewritten(node: Any) -> Any:
     if isinstance(node, list):
-        return [_rewritten(item) for item in node]
+        return [rewritten(item) for item in node]
     if not isinstance(node, dict):
         return node
-    made = {key: _rewritten(value) for key, value in node.items() if key != "nullable"}
+    made = {key: rewritten(value) for key, value in node.items() if key != "nullable"}
     return {"anyOf": [made, {"type": "null"}]} if node.get("nullable") is True else made
 
 
-DOCUMENT = _rewritten(json.loads(FILE.read_text("utf-8")))
+DOCUMENT = rewritten(json.loads(FILE.read_text("utf-8")))
 
 
 def check(name: str, value: object) -> None:
