@@ -202,7 +202,7 @@ def _changed_keys(
     elif roll < 0.85 and value:
         value[rng.choice(list(value))] = _hostile(rng)
     elif roll < 0.93:
-        for _ in range(rng.choice((4, 40, 400))):
+        for _ in range(rng.choice((4, 40, 120))):
             value = {"a": value}
     else:
         return _hostile(rng)

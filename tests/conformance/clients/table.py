@@ -40,7 +40,7 @@ def page(tried: Sequence[Tried]) -> str:
     passed = sum(one.passed for one in tried)
     today = datetime.now(UTC).date()
     source = (
-        f"{passed} of {len(tried)} passed all that they offer, on {today} at commit `{_commit()}`"
+        f"{passed} of {len(tried)} passed what is tried of them, on {today} at commit `{_commit()}`"
     )
     return f"{HEAD}{rows}\n{source} (Python {platform.python_version()}, Node {_node()}).\n{FOOT}"
 
