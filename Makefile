@@ -21,7 +21,7 @@ ARGS  ?=
 # brings gigabytes of CUDA). Asked only if it answers; set empty to use pip's configuration alone.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: help setup serve test check check-deploy check-prometheus ray-test observability-test playground-test clients conformance fuzz soak \
+.PHONY: help setup serve test check check-deploy check-prometheus ray-test observability-test playground-test clients conformance fuzz soak overload \
   dashboards format bench \
   demo-gates clean
 
@@ -107,6 +107,9 @@ fuzz: $(STAMP) ## 50,000 mutated pictures and as many request bodies (ARGS="--co
 
 soak: $(STAMP) ## mixed hostile load at saturation, and what is held before and after (MINUTES=30)
 	@$(BIN)/python -m tests.conformance.soak --minutes $(or $(MINUTES),30) $(ARGS)
+
+overload: $(STAMP) ## five times more requests than the demo model can answer
+	@$(BIN)/python -m tests.conformance.overload $(ARGS)
 
 dashboards: $(STAMP) ## write deploy/grafana/dashboards from the code beside them
 	@$(BIN)/python -m deploy.grafana.build

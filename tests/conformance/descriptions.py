@@ -80,8 +80,9 @@ def main() -> int:
             file = Path(folder) / f"{name}.json"
             file.write_text(json.dumps(described), encoding="utf-8")
             command = [str(arguments.schemathesis.resolve()), "run", str(file), "--url", base]
-            time = ["--max-time", str(arguments.seconds), "--continue-on-failure", "--no-color"]
-            ended.append(subprocess.run([*command, *time, *flags], cwd=folder).returncode)
+            limits = ["--max-time", str(arguments.seconds), "--request-timeout", "60"]
+            limits += ["--continue-on-failure", "--no-color"]
+            ended.append(subprocess.run([*command, *limits, *flags], cwd=folder).returncode)
             sys.stdout.write(f"{name}: exit code {ended[-1]}\n")
             sys.stdout.flush()
     return 1 if any(ended) else 0

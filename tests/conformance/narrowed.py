@@ -34,7 +34,7 @@ def narrowed(description: Mapping[str, Any], model: str) -> dict[str, Any]:
     schemas[ROOT] = {
         "type": "object",
         "properties": {**kept, **_values(model)},
-        "required": ["model", "messages"],
+        "required": ["model", "messages", "max_completion_tokens"],
     }
     _narrow_messages(schemas)
     operation = copy.deepcopy(description["paths"][PATH]["post"])
@@ -75,7 +75,6 @@ def _merged(schemas: Schemas, name: str) -> Schemas:
 
 def _values(model: str) -> Schemas:
     """Fields whose values a description leaves open and a small model does not."""
-    tokens = {"type": ["integer", "null"], "minimum": 1, "maximum": 4}
     schema = {"name": "thing", "schema": SCHEMA, "strict": True}
     forms = [
         {"type": "text"},
@@ -92,8 +91,8 @@ def _values(model: str) -> Schemas:
             "maxItems": 4,
             "items": {"$ref": f"{PREFIX}ChatCompletionRequestMessage"},
         },
-        "max_tokens": tokens,
-        "max_completion_tokens": {"enum": [3]},
+        "max_tokens": {"enum": [None]},  # OpenAI refuses both, too
+        "max_completion_tokens": {"type": "integer", "minimum": 1, "maximum": 4},
         "n": {"enum": [None, 1, 2]},
         "top_logprobs": {"enum": [None]},  # needs logprobs: true beside it
         "logit_bias": {"enum": [None, {}, {"5": 3, "17": -100}]},
