@@ -44,12 +44,14 @@ class Prompt:
 
     ``user_turns`` above 1 make it a conversation, whose exits are measured apart.
     ``images`` is what the family's image processor returns, e.g. ``{"pixel_values":
-    [images, 3, H, W]}``; None for text only.
+    [images, 3, H, W]}``; None for text only. ``image_key`` stands for their content
+    (``dyvte.engine.image_cache.content_key``); without one they are looked up in no cache.
     """
 
     token_ids: Sequence[int]
     images: Mapping[str, Any] | None = field(default=None)
     user_turns: int = 1
+    image_key: bytes | None = None
 
     def __post_init__(self) -> None:
         try:

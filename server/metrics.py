@@ -17,7 +17,7 @@ from server.engine_metrics import EngineMetrics, add_build_info, add_state
 from server.images import ImageFault
 from server.metric_families import Children, Families
 from server.metrics_compat import ALIASES, aliases
-from server.request_metrics import CACHES, RequestMetrics
+from server.request_metrics import RequestMetrics
 from server.shadow_metrics import Promise, ShadowMetrics
 
 ENDPOINTS = (
@@ -96,8 +96,6 @@ class ServerMetrics:
             "Images that were refused.",
             reason=[fault.value for fault in ImageFault],
         )
-        families.counter("dyvte_cache_queries", "Look-ups in a cache.", cache=CACHES)
-        families.counter("dyvte_cache_hits", "Look-ups that found something.", cache=CACHES)
 
     def watch(self, ready: Callable[[], bool]) -> None:
         """Ask ``ready`` whenever a page is written."""

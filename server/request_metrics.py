@@ -35,6 +35,12 @@ class RequestMetrics:
         self._make_flops(families, policies)
         self._make_exits(families, policies, num_layers)
         self._make_times(families, policies)
+        self._queries = families.counter(
+            "dyvte_cache_queries", "Look-ups in a cache by finished requests.", cache=CACHES
+        )
+        self._hits = families.counter(
+            "dyvte_cache_hits", "Look-ups that found something.", cache=CACHES
+        )
 
     def count(self, stats: RequestStats) -> None:
         """One request has ended with an answer."""
@@ -42,6 +48,9 @@ class RequestMetrics:
         self._count_flops(stats.flops, stats.policy)
         self._count_exit(stats)
         self._observe_times(stats)
+        if stats.image_hit is not None:
+            self._queries("image").inc()
+            self._hits("image").inc(stats.image_hit)
 
     def _count_tokens(self, stats: RequestStats) -> None:
         self._prompt_tokens.inc(stats.prompt_tokens)

@@ -116,6 +116,11 @@ class Settings(BaseSettings):
     kv_cache_memory: ByteSize | None = Field(
         default=None, ge=1, description="memory for keys and values, for example 2GiB"
     )
+    image_cache_memory: ByteSize = Field(
+        default=256 * 2**20,
+        ge=0,
+        description="memory for the vision tower's rows of images seen before (0: keep none)",
+    )
     preprocess_workers: int = Field(
         default=2, ge=1, le=64, description="threads that decode images"
     )

@@ -12,6 +12,7 @@ from dyvte.attention import AttentionBackend, VarlenAttention, choose_backend
 from dyvte.constraints.grammars import ModelGrammars
 from dyvte.engine.capacity import Capacity, plan_capacity
 from dyvte.engine.core import EngineCore
+from dyvte.engine.image_cache import ImageCache
 from dyvte.engine.runner import Runner
 from dyvte.engine.scheduler import Limits, Scheduler
 from dyvte.errors import OptionError
@@ -35,6 +36,7 @@ class EngineConfig:
     kv_cache_memory: int | None = None
     max_step_rows: int | None = None
     page_size: int | None = None
+    image_cache_memory: int = 0
 
 
 def build_core(
@@ -51,7 +53,7 @@ def build_core(
     default_rows = 8192 if adapter.device.type == "cuda" else 1024
     limits = Limits(settings.max_num_seqs, settings.max_step_rows or default_rows)
     scheduler = Scheduler(cache.ledger, limits)
-    runner = Runner(adapter, cache, backend)
+    runner = Runner(adapter, cache, backend, ImageCache(settings.image_cache_memory))
     return EngineCore(model, runner, scheduler, capacity.max_model_len, ModelGrammars(model))
 
 
@@ -62,7 +64,7 @@ def _capacity(adapter: ModelAdapter, config: EngineConfig) -> Capacity:
         itemsize=adapter.dtype.itemsize,
         page_size=config.page_size or default,
         max_positions=adapter.max_positions,
-        free_bytes=_free_bytes(adapter.device),
+        free_bytes=max(0, _free_bytes(adapter.device) - config.image_cache_memory),
         kv_cache_memory=config.kv_cache_memory,
         max_model_len=config.max_model_len,
         max_num_seqs=config.max_num_seqs,

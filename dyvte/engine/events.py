@@ -22,12 +22,14 @@ class EngineRequest:
     """One request: a prompt, how to sample it, and how deep its image goes.
 
     ``exits`` None takes the engine's default. ``request_id`` is the caller's and appears in logs.
+    Caches are shared between requests of one ``cache_salt`` alone.
     """
 
     request_id: str
     prompt: Prompt
     sampling: SamplingParams = field(default_factory=SamplingParams)
     exits: ExitOptions | None = None
+    cache_salt: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from dataclasses import replace
 from dyvte.engine.build import EngineConfig, build_core
 from dyvte.engine.core import EngineCore
 from dyvte.engine.events import EngineRequest, ModelInfo, TokenEvent
+from dyvte.engine.image_cache import content_key
 from dyvte.engine.info import describe
 from dyvte.engine.output import Emission
 from dyvte.engine.shadow import ShadowConfig, Shadows
@@ -75,7 +76,10 @@ class AsyncEngine:
 
     def prepare(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> Prompt:
         """Chat template, tokens, processed images. Blocking. Raises PromptError."""
-        return self.core.model.prompt(messages, tools)
+        prompt = self.core.model.prompt(messages, tools)
+        if prompt.images is None or not self.core.runner.images.max_bytes:
+            return prompt
+        return replace(prompt, image_key=content_key(prompt.images))
 
     def tokenize(self, text: str, special: bool = True) -> list[int]:
         """Ids of plain text. Blocking. Raises PromptError."""
@@ -337,6 +341,7 @@ def open_engine(
     max_num_seqs: int = 64,
     max_waiting: int = 256,
     kv_cache_memory: int | None = None,
+    image_cache_memory: int = 0,
     shadow_share: float = 0.0,
     shadow_seed: int = 0,
     foreign_gates: bool = False,
@@ -352,7 +357,10 @@ def open_engine(
     loaded = load(model, gates, device, dtype, foreign_gates, allow_pickle, token_order)
     loaded.check_chat()
     config = EngineConfig(
-        max_model_len=max_model_len, max_num_seqs=max_num_seqs, kv_cache_memory=kv_cache_memory
+        max_model_len=max_model_len,
+        max_num_seqs=max_num_seqs,
+        kv_cache_memory=kv_cache_memory,
+        image_cache_memory=image_cache_memory,
     )
     core = build_core(loaded, config)
     return AsyncEngine(core, describe(loaded, core), max_waiting, shadows, max_waiting_tokens)

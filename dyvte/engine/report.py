@@ -39,6 +39,7 @@ def request_stats(model: ModelAdapter, cache: KVCache, state: RequestState) -> R
         kv_tokens_per_layer=state.kv_after_prefill,
         gate_logits=tuple((reading.keep, reading.exit) for reading in trace.readings),
         gates_nan=trace.gates_nan,
+        image_hit=state.image_hit,
         itl=tuple(state.gaps),
     )
 
@@ -56,6 +57,7 @@ def request_flops_of(model: ModelAdapter, state: RequestState) -> FlopsReport:
         tokens_per_layer=trace.tokens_per_layer,
         decode_steps=[max(0, choice.sampled - 1) for choice in state.choices],
         gates=gates,
+        avoided_by_cache=state.vision_flops_spared,
     )
 
 

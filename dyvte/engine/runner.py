@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dyvte import forward as loop
 from dyvte.attention import AttentionBackend
+from dyvte.engine.image_cache import ImageCache
 from dyvte.engine.sequence import RequestState, Sequence
 from dyvte.exits.policy import Off
 from dyvte.kv_cache import KVCache
@@ -43,24 +44,56 @@ class Output:
 class Runner:
     """The model, its cache and its attention, driven a step at a time."""
 
-    def __init__(self, model: ModelAdapter, cache: KVCache, attention: AttentionBackend) -> None:
+    def __init__(
+        self,
+        model: ModelAdapter,
+        cache: KVCache,
+        attention: AttentionBackend,
+        images: ImageCache | None = None,
+    ) -> None:
         self.model = model
         self.cache = cache
         self.attention = attention
+        self.images = ImageCache(0) if images is None else images
 
     def encode(self, requests: Seq[RequestState]) -> float:
-        """Run the vision tower for requests that still need it, together; return the seconds."""
+        """Run the vision tower for requests that still need it, together; return the seconds.
+
+        Images that were seen before, or that another of these requests shows, are not run again.
+        """
         todo = [state for state in requests if state.image_rows is None]
         pictured = [state for state in todo if state.layout.spans]
+        unseen = [state for state in pictured if not self._found(state)]
+        first = {_identity(state): state for state in reversed(unseen)}
+        alone = [state for state in unseen if first[_identity(state)] is state]
         began = time.perf_counter()
-        rows = self.model.encode_images([state.images for state in pictured])
+        rows = self.model.encode_images([state.images for state in alone]) if alone else []
         seconds = time.perf_counter() - began
-        for state, image_rows in zip(pictured, rows, strict=True):
+        for state, image_rows in zip(alone, rows, strict=True):
             state.image_rows = image_rows
+            self._keep(state)
+        for state in unseen:
             state.clock.vision += seconds
+            twin = first[_identity(state)]
+            if state is not twin:
+                state.image_rows, state.image_hit = twin.image_rows, True
         for state in todo:
             state.image_rows = state.image_rows or []
-        return seconds if pictured else 0.0
+        return seconds if alone else 0.0
+
+    def _found(self, state: RequestState) -> bool:
+        """Take the rows of its images from the cache, if it may be asked and has them."""
+        key = state.request.prompt.image_key
+        if key is None or not self.images.max_bytes:
+            return False
+        state.image_rows = self.images.get(state.request.cache_salt, key)
+        state.image_hit = state.image_rows is not None
+        return state.image_hit
+
+    def _keep(self, state: RequestState) -> None:
+        key = state.request.prompt.image_key
+        if key is not None and state.image_rows:
+            self.images.put(state.request.cache_salt, key, state.image_rows)
 
     def begin(self, sequences: Seq[Sequence]) -> Prefill:
         """Embed and pack the prompts of a group."""
@@ -118,6 +151,13 @@ class Runner:
     def _embed(self, token_ids: Seq[int]) -> Tensor:
         ids = torch.tensor(list(token_ids), dtype=torch.int64, device=self.model.device)
         return self.model.embed_tokens(ids)
+
+
+def _identity(state: RequestState) -> tuple[str, bytes] | int:
+    """The same for requests that may share their images' rows."""
+    if state.image_hit is None:
+        return id(state)
+    return state.request.cache_salt, state.request.prompt.image_key or b""
 
 
 def _outputs(sequences: Seq[Sequence], out: loop.ForwardOutput, prefills: int) -> list[Output]:

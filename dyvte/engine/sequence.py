@@ -35,7 +35,10 @@ class Clock:
 
 @dataclass(slots=True)
 class RequestState:
-    """One request: its expanded prompt, its exit policy, its choices and its clock."""
+    """One request: its expanded prompt, its exit policy, its choices and its clock.
+
+    ``image_hit``: were its images' rows there already? None: no cache was asked.
+    """
 
     request: EngineRequest
     layout: PromptLayout
@@ -44,6 +47,7 @@ class RequestState:
     clock: Clock = field(default_factory=Clock)
     choices: list[Sequence] = field(default_factory=list)
     image_rows: list[Tensor] | None = None
+    image_hit: bool | None = None
     trace: SequenceTrace | None = None
     kv_after_prefill: tuple[int, ...] = ()
     kv_rows_held: int = 0
@@ -59,6 +63,11 @@ class RequestState:
     def images(self) -> Any:
         """Processed images as they came."""
         return self.request.prompt.images
+
+    @property
+    def vision_flops_spared(self) -> int:
+        """What the vision tower did not have to compute for it."""
+        return self.layout.vision_flops if self.image_hit else 0
 
     def full_rows(self, held: Seq[int]) -> int:
         """Rows that every layer would hold had nothing left, where they now hold ``held``.

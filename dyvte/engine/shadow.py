@@ -174,12 +174,12 @@ class Shadows:
 
     def _spent(self, state: RequestState) -> int:
         if state.trace is not None:
-            return self._core.stats_of(state).flops.total
+            return self._core.stats_of(state).flops.executed
         if state.image_rows is None:
             return 0  # not admitted yet
         adapter, layers = self._core.model.adapter, self._core.scheduler.group_layer
         prefill = adapter.decoder.prefill([state.layout.rows] * layers)
-        return state.layout.vision_flops + prefill
+        return state.layout.vision_flops - state.vision_flops_spared + prefill
 
     def _end(self, shadow: Shadow, outcome: ShadowOutcome) -> None:
         self._tell(ShadowStats(shadow.policy, outcome, shadow.flops))
@@ -207,4 +207,5 @@ def _without_exit(shadow: Shadow, number: int) -> EngineRequest:
         return_logits=False,
     )
     name = f"shadow {number} of {shadow.request.request_id}"
-    return EngineRequest(name, shadow.request.prompt, asked, ExitOptions(policy="off"))
+    off = ExitOptions(policy="off")
+    return replace(shadow.request, request_id=name, sampling=asked, exits=off)

@@ -41,7 +41,8 @@ class RequestStats:
     ``kv_bytes`` is what the sequences held at their end, ``kv_bytes_saved`` what the rows that
     left would have taken on top. ``kept_visual`` has one ``(layer, rows)`` per pruning: which of
     the prompt's visual rows (counted from 0) went on into ``layer``. ``gate_logits`` has one
-    (keep, exit) pair per gate asked. ``itl`` are the gaps between successive tokens of each
+    (keep, exit) pair per gate asked. ``image_hit`` tells whether a cache held its images' rows
+    (None: it was not asked). ``itl`` are the gaps between successive tokens of each
     choice, in seconds.
     """
 
@@ -66,6 +67,7 @@ class RequestStats:
     kv_tokens_per_layer: tuple[int, ...] = ()
     gate_logits: tuple[tuple[float, float], ...] = ()
     gates_nan: int = 0
+    image_hit: bool | None = None
     itl: tuple[float, ...] = field(default=(), repr=False)
 
 

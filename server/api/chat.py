@@ -16,6 +16,7 @@ from server.api.account import Clock
 from server.api.body import read_json
 from server.api.context import RequestRecord
 from server.api.exits import check_model
+from server.api.guard import client_of
 from server.api.reply import ReplyContext
 from server.api.route import Begun, Route, fingerprint
 from server.api.sse import unless_gone
@@ -36,7 +37,9 @@ class Chat(Route):
         job = prepared.job
         reply_id = f"chatcmpl-{uuid.uuid4().hex}"
         record.notes |= {"reply": reply_id, "prompt_tokens": prepared.prompt_tokens}
-        engine_request = EngineRequest(reply_id, prepared.prompt, job.sampling, job.exits)
+        client = client_of(request)
+        salt = client.name if client else ""
+        engine_request = EngineRequest(reply_id, prepared.prompt, job.sampling, job.exits, salt)
         context = ReplyContext(
             id=reply_id,
             request_id=record.request_id,

@@ -45,8 +45,9 @@ class Driver:
         prompt: Prompt,
         sampling: SamplingParams = GREEDY,
         exits: ExitOptions | None = None,
+        cache_salt: str = "",
     ) -> RequestState:
-        state = self.core.check(EngineRequest(name, prompt, sampling, exits))
+        state = self.core.check(EngineRequest(name, prompt, sampling, exits, cache_salt))
         self.core.add(state)
         self.states[name] = state
         return state
