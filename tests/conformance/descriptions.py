@@ -2,8 +2,7 @@
 
 Ours, from ``/openapi.json``, in all phases, valid and invalid data: no server error, no reply that
 the description does not know. OpenAI's, narrowed to what is served: valid data only, which must be
-taken, and replies that keep to OpenAI's schemas. It is fetched from its publisher, or read from
-``--openai FILE``.
+taken, and replies that keep to OpenAI's schemas.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import json
 import subprocess
 import sys
 import tempfile
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,7 @@ from tests.conformance.narrowed import narrowed
 from tests.conformance.served import served
 
 MODEL = "demo"
-PUBLISHED = "https://raw.githubusercontent.com/openai/openai-openapi/manual_spec/openapi.yaml"
+OPENAI = Path(__file__).with_name("openai_chat.json")
 # What a type cannot say (pictures, lengths, exits that fit together) may be refused.
 OURS = (
     "--phases",
@@ -33,16 +31,6 @@ OURS = (
 )
 CHECKS = "not_a_server_error,response_schema_conformance,positive_data_acceptance"
 THEIRS = ("--mode", "positive", "--phases", "coverage,fuzzing", "--checks", CHECKS)
-
-
-def openai_description(file: Path | None) -> Any:
-    """OpenAI's description, JSON or YAML."""
-    import yaml
-
-    if file:
-        return yaml.safe_load(file.read_text("utf-8"))
-    with urllib.request.urlopen(PUBLISHED, timeout=60) as reply:
-        return yaml.safe_load(reply.read())
 
 
 def our_description(url: str) -> Any:
@@ -60,7 +48,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, prog="make conformance")
     parser.add_argument("--schemathesis", type=Path, required=True)
     parser.add_argument("--seconds", type=int, default=600, help="for each description")
-    parser.add_argument("--openai", type=Path, help="OpenAI's description as a file")
     parser.add_argument("--only", choices=("ours", "openai"))
     arguments = parser.parse_args()
     ended = []
@@ -72,7 +59,7 @@ def main() -> int:
                 (our_description(server.url), OURS, server.url)
                 if name == "ours"
                 else (
-                    narrowed(openai_description(arguments.openai), MODEL),
+                    narrowed(json.loads(OPENAI.read_text("utf-8")), MODEL),
                     THEIRS,
                     f"{server.url}/v1",
                 )
