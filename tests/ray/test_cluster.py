@@ -86,19 +86,25 @@ async def test_requests_with_the_same_image_reach_the_same_replica(fleet: Cluste
     draw.shuffle(asked)
     door = asyncio.Semaphore(8)
     reached: dict[str, Counter[str]] = defaultdict(Counter)
+    hits = 0
     async with client(fleet) as connected:
 
         async def ask(picture: str) -> None:
+            nonlocal hits
             async with door:
                 body = with_images(picture, max_tokens=4)
                 reply = await connected.post("chat/completions", json=body)
             assert reply.status_code == 200
             reached[picture][reply.headers[HEADER]] += 1
+            hits += reply.json()["dyvte"]["flops"]["avoided_by_cache"] > 0
 
         await asyncio.gather(*map(ask, asked))
     together = sum(counts.most_common(1)[0][1] for counts in reached.values())
     log.info("%d of %d requests reached their image's replica", together, len(asked))
     assert together / len(asked) >= 0.9
+    seen = len(asked) - len(pictures)
+    log.info("%d of %d requests found an image that was shown before", hits, seen)
+    assert hits / seen >= 0.9
     homes = {counts.most_common(1)[0][0] for counts in reached.values()}
     assert len(homes) == 2, "all images live on one replica"
 

@@ -154,6 +154,17 @@ async def test_no_route_that_exists_is_unguarded(
             assert reply.status_code != 401, (method, route)
 
 
+async def test_each_holder_has_caches_of_its_own(connect: Connect, tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("sk-1 alice\nsk-2 bob\n")
+    engine = FakeEngine()
+    async with connect(engine, api_key_file=file) as client:
+        for key in ("sk-1", "sk-2", "sk-1"):
+            reply = await client.post(CHAT, json=body(), headers={"Authorization": f"Bearer {key}"})
+            assert reply.status_code == 200
+    assert [request.cache_salt for request in engine.requests] == ["alice", "bob", "alice"]
+
+
 async def test_metrics_are_open_or_not_as_the_operator_says(connect: Connect) -> None:
     async with connect(api_key="right", metrics_key=True) as client:
         assert (await client.get("/metrics")).status_code == 401
