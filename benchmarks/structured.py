@@ -111,8 +111,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         costs.compile.append(time.perf_counter() - began)
         sampling = dyvte.SamplingParams(max_tokens=LONGEST, seed=seed, structured_output=wanted)
         states.append(core.check(EngineRequest(str(seed), prompt, sampling)))
-        if len(states) % args.batch == 0:
-            _answer(core, states[-args.batch :])
+    for first in range(0, len(states), args.batch):
+        _answer(core, states[first : first + args.batch])
     report = {
         "origin": str(Origin.here(sys.argv, 0, "cpu")),
         "schemas": args.schemas,

@@ -17,6 +17,7 @@ from torch import Tensor
 from dyvte.errors import GrammarFailed
 
 TOO_COMPLEX = "the grammar became too complex to follow"
+BUDGETS = ("too many", "too complex", "max is", "limit", "fuel")  # the library's words
 DEAD_END = "no token of this model continues the answer as its grammar demands"
 
 
@@ -71,8 +72,8 @@ def next_mask(matcher: LLMatcher, vocab_size: int) -> Tensor:
     """Bool ``[V]``: what ``matcher`` allows now. Raises GrammarFailed if it cannot go on."""
     bits = np.frombuffer(matcher.compute_bitmask(), np.uint8)
     if matcher.is_error():
-        complex_ = matcher.stop_reason() in ("ParserTooComplex", "LexerTooComplex")
-        raise GrammarFailed(TOO_COMPLEX if complex_ else DEAD_END)
+        reason = matcher.get_error().lower()
+        raise GrammarFailed(TOO_COMPLEX if any(w in reason for w in BUDGETS) else DEAD_END)
     allowed = np.unpackbits(bits, count=vocab_size, bitorder="little").view(np.bool_)
     if not allowed.any():
         raise GrammarFailed(DEAD_END)

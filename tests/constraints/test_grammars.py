@@ -125,6 +125,25 @@ def test_what_cannot_be_compiled_says_why(
         grammars.begin(wanted).mask()
 
 
+def test_the_largest_objects_can_be_answered(
+    tiny_model: dyvte.Model, grammars: ModelGrammars
+) -> None:
+    optional = {"properties": {f"p{index}": {"type": "null"} for index in range(512)}}
+    either = [{"properties": {f"p{index}": {"type": "null"}}} for index in range(400)]
+    for schema in (optional, {"anyOf": [{"type": "object", **each} for each in either]}):
+        constraint = grammars.begin(StructuredOutput.json({"type": "object", **schema}))
+        follow(tiny_model, constraint, '{"p7": null}')
+        assert constraint.finished
+
+
+def test_a_grammar_beyond_its_budget_says_so(
+    tiny_model: dyvte.Model, grammars: ModelGrammars
+) -> None:
+    constraint = grammars.begin(StructuredOutput.regex("((a{1,1000}){1,1000}){1,1000}"))
+    with pytest.raises(GrammarFailed, match="too complex"):
+        follow(tiny_model, constraint, "a" * 60)
+
+
 def test_few_grammars_are_kept(tiny_model: dyvte.Model) -> None:
     grammars = ModelGrammars(tiny_model, most_kept=2)
     for index in range(5):
