@@ -21,6 +21,7 @@ from tests.conformance.narrowed import narrowed
 from tests.conformance.served import served
 
 MODEL = "demo"
+FLAGS = ("--max-model-len", "512")  # requests without a length end soon
 OPENAI = Path(__file__).with_name("openai_chat.json")
 # What a type cannot say (pictures, lengths, exits that fit together) may be refused.
 OURS = (
@@ -51,7 +52,7 @@ def main() -> int:
     parser.add_argument("--only", choices=("ours", "openai"))
     arguments = parser.parse_args()
     ended = []
-    with tempfile.TemporaryDirectory() as folder, served() as server:
+    with tempfile.TemporaryDirectory() as folder, served(*FLAGS) as server:
         for name in ("ours", "openai"):
             if arguments.only not in (None, name):
                 continue

@@ -98,6 +98,8 @@ def _values(model: str) -> Schemas:
         "logit_bias": {"enum": [None, {}, {"5": 3, "17": -100}]},
         "response_format": {"enum": forms},
         "stop": {"anyOf": [stop, {"type": "array", "minItems": 1, "maxItems": 4, "items": stop}]},
+        # 64 bits; the published bounds are these after a detour through floating point.
+        "seed": {"type": ["integer", "null"], "minimum": -(2**63), "maximum": 2**63 - 1},
         "stream": {"enum": [None, False]},
         "stream_options": {"enum": [None]},  # needs stream: true beside it
         "tools": {"enum": [[tool]]},
