@@ -37,6 +37,8 @@ def narrowed(description: Mapping[str, Any], model: str) -> dict[str, Any]:
         "required": ["model", "messages", "max_completion_tokens"],
     }
     _narrow_messages(schemas)
+    for name in _reachable_from({ROOT}, schemas):
+        schemas[name] = _closed(schemas[name])
     operation = copy.deepcopy(description["paths"][PATH]["post"])
     error = {"application/json": {"schema": {"$ref": f"{PREFIX}ErrorResponse"}}}
     operation["responses"] = {
@@ -130,15 +132,41 @@ def _narrow_messages(schemas: Schemas) -> None:
             properties.pop(name, None)
 
 
+def _closed(node: Any) -> Any:
+    """Objects without further properties: this server refuses fields that it does not know."""
+    if isinstance(node, list):
+        return [_closed(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    shut = {"additionalProperties": False} if isinstance(node.get("properties"), dict) else {}
+    return {
+        **shut,
+        **{key: _closed(value) for key, value in node.items() if key != "enum"},
+        **_kept(node),
+    }
+
+
+def _kept(node: dict[str, Any]) -> dict[str, Any]:
+    """Values, which are no schemas."""
+    return {"enum": node["enum"]} if "enum" in node else {}
+
+
 def _reachable(made: dict[str, Any]) -> dict[str, Any]:
     """Only the schemas that something refers to."""
-    schemas, wanted, kept = made["components"]["schemas"], _refs(made["paths"]), {}
+    schemas = made["components"]["schemas"]
+    kept = {name: schemas[name] for name in _reachable_from(_refs(made["paths"]), schemas)}
+    return {**made, "components": {"schemas": kept}}
+
+
+def _reachable_from(names: set[str], schemas: Schemas) -> set[str]:
+    found: set[str] = set()
+    wanted = set(names)
     while wanted:
         name = wanted.pop()
-        if name not in kept:
-            kept[name] = schemas[name]
-            wanted |= _refs(kept[name])
-    return {**made, "components": {"schemas": kept}}
+        if name not in found:
+            found.add(name)
+            wanted |= _refs(schemas[name])
+    return found
 
 
 def _refs(node: Any) -> set[str]:

@@ -203,6 +203,8 @@ async def run(minutes: float, clients: int) -> int:
     say(f"replies: {dict(sorted(seen.replies.items()))}")
     say(f"before {before}, after {after}")
     say(f"memory: {seen.rss[0][1] / 2**20:.0f} … {seen.rss[-1][1] / 2**20:.0f} MiB, {changed:+.1%}")
+    every = max(1, len(seen.rss) // 10)
+    say("  over time: " + ", ".join(f"{held / 2**20:.0f}" for _, held in seen.rss[::every]))
     for line in (*seen.faults[:20], *grown):
         say(f"FAULT {line}")
     say(f"{len(seen.faults)} faults, {len(grown)} leaks")
