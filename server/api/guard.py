@@ -20,6 +20,7 @@ from server.api.errors import ApiError, body_too_large, body_too_slow, queue_ful
 from server.keys import Client, Keyring
 
 OPEN = ("/health", "/ready")
+LINGER_S, LINGER_BYTES = 2.0, 32 * 2**20  # what a refused body may still be read for
 
 
 class KeyGuard:
@@ -86,9 +87,12 @@ class BodyGuard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        declared = Headers(scope=scope).get("content-length", "0")
+        headers = Headers(scope=scope)
+        declared = headers.get("content-length", "0")
         if declared.isdecimal() and int(declared[:20]) > self._max_bytes:
             self._on_too_large()
+            if "expect" not in headers:  # who asks before sending is told at once
+                await _discard(receive)
             await body_too_large(self._max_bytes).response()(scope, receive, send)
             return
         held = 0
@@ -137,7 +141,27 @@ class BodyGuard:
             whole = not message.get("more_body", False)
             if received > self._max_bytes:
                 self._on_too_large()
+                if not whole:
+                    await _discard(receive)
                 raise body_too_large(self._max_bytes)
             return message
 
         return bounded
+
+
+async def _discard(receive: Receive) -> None:
+    """Let a refused body run out for a moment, keeping nothing of it.
+
+    A reply that comes while the client still writes closes the connection under it, and the
+    client sees a reset instead of the reason.
+    """
+    received = 0
+    try:
+        async with asyncio.timeout(LINGER_S):
+            while received <= LINGER_BYTES:
+                message = await receive()
+                received += len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    return
+    except TimeoutError:
+        return

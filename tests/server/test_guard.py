@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Iterator
 
+import httpx
 import orjson
 import pytest
 
 from server.api import body as limits
+from server.api import guard
 from tests.server.conftest import Connect
 from tests.server.examples import CHAT, body
 from tests.server.fake_engine import FakeEngine
 from tests.server.openai_schema import check
+from tests.server.running import serve
 
 pytestmark = pytest.mark.anyio
 
+JSON = {"Content-Type": "application/json"}
 ROUTES = [
     ("GET", "/v1/models"),
     ("GET", "/v1/models/demo"),
@@ -143,6 +148,33 @@ async def test_a_body_is_given_back_before_its_answer_begins(connect: Connect) -
                 await asyncio.sleep(0.01)
         second = await client.post(CHAT, content=raw)
         assert (await first).status_code == second.status_code == 200
+
+
+def test_a_client_that_is_still_writing_reads_the_413_and_no_reset() -> None:
+    """A reply in the middle of a body closed the connection, and the reason was lost with it."""
+    with serve(FakeEngine(), max_body=2**16) as url:
+        for declared in (True, False):
+            large = b" " * (4 * 2**20)
+            content: bytes | Iterator[bytes] = large if declared else iter([large] * 2)
+            reply = httpx.post(url + CHAT, content=content, headers=JSON, timeout=20)
+            assert reply.status_code == 413
+
+
+async def test_a_refused_body_without_end_is_not_read_for_long(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "LINGER_S", 0.05)
+
+    async def endless() -> AsyncIterator[bytes]:
+        yield b" " * 2048
+        await asyncio.sleep(5)
+        raise AssertionError("nobody should wait for more")
+
+    async with connect(max_body=1024) as client:
+        began = time.monotonic()
+        reply = await client.post(CHAT, content=endless())
+    assert reply.status_code == 413
+    assert time.monotonic() - began < 4
 
 
 async def test_a_body_that_drips_is_a_408(connect: Connect) -> None:
