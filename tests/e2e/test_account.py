@@ -13,9 +13,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from server.__main__ import open_engine
-from server.app import create_app
-from server.settings import Settings
+from tests.e2e.in_process import connected
 from tests.e2e.pictures import ask, png
 
 pytestmark = pytest.mark.anyio
@@ -56,15 +54,7 @@ def request(number: int) -> dict[str, Any]:
 
 @pytest.fixture
 async def client(tiny_folder: Path) -> AsyncIterator[httpx.AsyncClient]:
-    given = {"model": str(tiny_folder), "device": "cpu", "dtype": "float32"}
-    settings = Settings.model_validate({**given, "served_model_name": "tiny"})
-    app = create_app(settings, lambda: open_engine(settings))
-    transport = httpx.ASGITransport(app)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://test", timeout=None) as made,
-    ):
-        await app.state.loading
+    async with connected(model=str(tiny_folder), served_model_name="tiny") as made:
         yield made
 
 

@@ -10,9 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from server.__main__ import open_engine
-from server.app import create_app
-from server.settings import Settings
+from tests.e2e.in_process import connected
 from tests.e2e.pictures import ask, png
 from tests.server.examples import events
 
@@ -34,14 +32,7 @@ JSON = {"type": "json_schema", "json_schema": {"name": "it", "schema": SCHEMA, "
 
 @pytest.fixture
 async def client() -> AsyncIterator[httpx.AsyncClient]:
-    settings = Settings.model_validate({"model": "demo", "device": "cpu", "dtype": "float32"})
-    app = create_app(settings, lambda: open_engine(settings))
-    transport = httpx.ASGITransport(app)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://test", timeout=None) as made,
-    ):
-        await app.state.loading
+    async with connected(model="demo") as made:
         yield made
 
 
