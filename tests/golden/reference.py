@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import httpx
 import torch
 from PIL import Image
 from torch import Tensor
@@ -15,9 +14,7 @@ from torch import Tensor
 import dyvte
 from dyvte import Prompt, SamplingParams
 from dyvte.prompt import IMAGE
-from server.__main__ import open_engine
-from server.app import create_app
-from server.settings import Settings
+from tests.e2e.in_process import connected
 from tests.e2e.pictures import ask
 
 FEATURES, LOGITS, PIXELS = 5e-5, 2e-4, 1e-5
@@ -83,10 +80,6 @@ def _without(visual: Tensor) -> Callable[..., Any]:
 
 async def answer_over_http(folder: Path, question: str, *pictures: bytes) -> dict[str, Any]:
     """The reply of an app with ``folder`` as its model: twelve greedy tokens, no exit."""
-    given = {"model": str(folder), "served_model_name": "m", "device": "cpu", "dtype": "float32"}
-    settings = Settings.model_validate(given)
-    app = create_app(settings, lambda: open_engine(settings))
-    transport = httpx.ASGITransport(app)
     body = {
         "model": "m",
         "messages": ask(question, *pictures),
@@ -95,11 +88,7 @@ async def answer_over_http(folder: Path, question: str, *pictures: bytes) -> dic
         "ignore_eos": True,
         "dyvte": {"policy": "off"},
     }
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://test") as client,
-    ):
-        await app.state.loading
+    async with connected(model=str(folder), served_model_name="m") as client:
         reply = await client.post("/v1/chat/completions", json=body)
     assert reply.status_code == 200, reply.text
     found: dict[str, Any] = reply.json()

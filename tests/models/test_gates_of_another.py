@@ -6,7 +6,6 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import httpx
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -21,10 +20,8 @@ from dyvte.exits.files import GateCard, write_gates
 from dyvte.exits.presets import presets_for
 from dyvte.exits.resolve import settle
 from dyvte.models.parts import origin_of, parameters_by_part
-from server.__main__ import open_engine
-from server.app import create_app
-from server.settings import Settings
 from tests import tiny
+from tests.e2e.in_process import connected
 from tests.e2e.pictures import ask, png
 
 CURVE = Curve(1000, (Point(0.3, 0, upper_bound(0, 1000, 0.95)), Point(0.6, 5, 0.02)))
@@ -150,15 +147,9 @@ async def test_over_http_a_promise_is_a_400_that_names_the_other_model(
     other: Path, gates: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DYVTE_FOREIGN_GATES", "1")
-    given = {"model": str(other), "gates": str(gates), "device": "cpu", "dtype": "float32"}
-    settings = Settings.model_validate(given | {"kv_cache_memory": 2**20})
-    app = create_app(settings, lambda: open_engine(settings))
     asked = {"model": "other", "messages": ask("what?", png()), "max_tokens": 2}
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client,
-    ):
-        await app.state.loading
+    given = {"model": str(other), "gates": str(gates), "kv_cache_memory": 2**20}
+    async with connected(**given) as client:
         plain = await client.post("/v1/chat/completions", json=asked)
         risk = asked | {"dyvte": {"max_risk": 0.02}}
         promised = await client.post("/v1/chat/completions", json=risk)

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import torch
 from PIL import Image
@@ -19,9 +18,7 @@ from dyvte import ExitOptions, SamplingParams
 from dyvte.cli import main
 from dyvte.exits.files import read_gates
 from dyvte.training.collection import load_collected
-from server.__main__ import open_engine
-from server.app import create_app
-from server.settings import Settings
+from tests.e2e.in_process import connected
 from tests.e2e.pictures import ask, png
 from tests.models.families.everyone import FAMILIES
 from tests.models.families.family import Family, picture, says
@@ -85,9 +82,6 @@ async def test_gates_are_collected_trained_loaded_and_served(
 
 async def served(folder: Path, gates: Path) -> dict[str, Any]:
     """The account of the same question over HTTP."""
-    given = {"model": str(folder), "gates": str(gates), "device": "cpu", "dtype": "float32"}
-    settings = Settings.model_validate(given | {"served_model_name": "tiny"})
-    app = create_app(settings, lambda: open_engine(settings))
     body: Mapping[str, Any] = {
         "model": "tiny",
         "messages": ask("what is it?", PICTURE),
@@ -95,11 +89,8 @@ async def served(folder: Path, gates: Path) -> dict[str, Any]:
         "temperature": 0,
         "dyvte": {"policy": "gate", "aggressiveness": 0.5, "report": "full"},
     }
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client,
-    ):
-        await app.state.loading
+    given = {"model": str(folder), "gates": str(gates), "served_model_name": "tiny"}
+    async with connected(**given) as client:
         reply = await client.post("/v1/chat/completions", json=body)
     assert reply.status_code == 200, reply.text
     account: dict[str, Any] = reply.json()["dyvte"]
