@@ -1,9 +1,10 @@
 """``make overload``: five times more requests than the server can do.
 
 First its capacity: as many clients as it has places, each asking again when answered. Then
-requests arrive at five times that rate, whatever becomes of those before. Told are the answers
-that came to their end, how fast the others were turned away, and how long the first token of an
-admitted request took. Client and server share this machine's cores, which the numbers contain.
+requests arrive at five times that rate, whatever becomes of those before; then its capacity once
+more. Told are the answers that came to their end, how fast the others were turned away, and how
+long the first token of an admitted request took. The client has a core of its own where the
+machine has more than two; else it shares them with the server, which the numbers contain.
 """
 
 from __future__ import annotations
@@ -14,20 +15,20 @@ import os
 import random
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
-
-import httpx
 
 from tests.conformance.questions import questions
 from tests.conformance.served import served
+from tests.conformance.spare_client import SpareClient, post
 from tests.server.examples import CHAT
 
 PLACES, WAITING = 8, 8
 FLAGS = ("--max-num-seqs", str(PLACES), "--max-waiting", str(WAITING), "--log-level", "error")
 FACTOR = 5
 GOODPUT, REFUSED_WITHIN_S = 0.9, 0.05
+ENDED = b"data: [DONE]\n\n\r\n0\r\n\r\n"
 
 
 @dataclass(slots=True)
@@ -40,32 +41,23 @@ class Seen:
     faults: list[str] = field(default_factory=list)
 
 
-async def ask(client: httpx.AsyncClient, request: dict[str, Any], seen: Seen) -> None:
+async def ask(client: SpareClient, request: bytes, seen: Seen) -> None:
     """One streamed request, timed."""
-    began = time.monotonic()
     try:
-        async with client.stream("POST", CHAT, json=request) as reply:
-            if reply.status_code == 429:
-                seen.refused.append(time.monotonic() - began)
-                assert "retry-after" in reply.headers
-                return
-            text = b""
-            async for piece in reply.aiter_bytes():
-                if b'"content":"' in piece and b'"content":"' not in text:
-                    seen.first_token.append(time.monotonic() - began)
-                text += piece
-    except httpx.HTTPError as error:
+        reply = await client.send(request)
+    except (OSError, EOFError) as error:
         seen.faults.append(f"{type(error).__name__}: {error}")
         return
-    if reply.status_code == 200 and text.endswith(b"data: [DONE]\n\n"):
+    if reply.status == 429 and b"retry-after:" in reply.head:
+        seen.refused.append(reply.seconds)
+    elif reply.status == 200 and reply.body.endswith(ENDED) and reply.first_token is not None:
+        seen.first_token.append(reply.first_token)
         seen.finished.append(time.monotonic())
     else:
-        seen.faults.append(f"{reply.status_code}: {text[-200:]!r}")
+        seen.faults.append(f"{reply.status}: {reply.body[-200:]!r}")
 
 
-async def capacity(
-    client: httpx.AsyncClient, asked: Sequence[dict[str, Any]], seconds: float
-) -> float:
+async def capacity(client: SpareClient, asked: Sequence[bytes], seconds: float) -> float:
     """Answers a second with every place taken and nobody waiting."""
     seen, until = Seen(), time.monotonic() + seconds
 
@@ -80,7 +72,7 @@ async def capacity(
 
 
 async def flood(
-    client: httpx.AsyncClient, asked: Sequence[dict[str, Any]], rate: float, seconds: float
+    client: SpareClient, asked: Sequence[bytes], rate: float, seconds: float
 ) -> tuple[Seen, float]:
     """Requests at ``rate`` a second; what became of them, and answers a second."""
     seen, rng, began = Seen(), random.Random(0), time.monotonic()
@@ -92,6 +84,20 @@ async def flood(
     return seen, sum(ended < began + seconds for ended in seen.finished) / seconds
 
 
+@contextmanager
+def apart_from(pid: int) -> Iterator[None]:
+    """The last core for this process and the others for the server's, if those are several."""
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) > 2:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            os.sched_setaffinity(int(thread), cores[:-1])
+        os.sched_setaffinity(0, cores[-1:])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
 def percentile(values: Sequence[float], share: float) -> float:
     """The value below which ``share`` of them lie; not a number where there are none."""
     return (
@@ -101,17 +107,17 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 async def run(seconds: float) -> int:
     """Measure, flood, compare."""
-    asked = [{**request, "stream": True, "max_tokens": 12} for request in questions(40)]
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=100)
-    with served(*FLAGS) as server:
-        async with httpx.AsyncClient(base_url=server.url, timeout=300, limits=limits) as client:
-            await capacity(client, asked, seconds / 4)
-            peak = await capacity(client, asked, seconds)
-            seen, goodput = await flood(client, asked, FACTOR * peak, seconds)
-            again = await capacity(client, asked, seconds)
+    asked = [post(CHAT, {**request, "stream": True, "max_tokens": 12}) for request in questions(40)]
+    with served(*FLAGS) as server, apart_from(server.pid):
+        client = SpareClient(server.url)
+        await capacity(client, asked, seconds / 6)
+        peak = await capacity(client, asked, seconds / 3)
+        seen, goodput = await flood(client, asked, FACTOR * peak, seconds)
+        again = await capacity(client, asked, seconds / 3)
+        client.close()
     bound = (PLACES + WAITING) / peak
     slowest = percentile(seen.first_token, 0.99)
-    say(f"load average {os.getloadavg()[0]:.1f}; {seconds:g} s each")
+    say(f"load average {os.getloadavg()[0]:.1f}; {seconds:g} s of load")
     say(f"capacity {peak:.2f}/s before, {again:.2f}/s after; offered {FACTOR * peak:.2f}/s")
     say(f"goodput {goodput:.2f}/s: {goodput / ((peak + again) / 2):.0%} of capacity")
     say(f"{len(seen.refused)} refused: {_spread(seen.refused)}")
@@ -141,7 +147,7 @@ def say(line: str) -> None:
 def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, prog="make overload")
-    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--seconds", type=float, default=60, help="of load")
     return asyncio.run(run(parser.parse_args().seconds))
 
 
