@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dyvte.constraints.lark import schema_text
+from dyvte.constraints.lark import lark_of, nested, schema_text
 from dyvte.errors import OptionError
 from dyvte.prompt import Message
 from dyvte.structured import FIELD, StructuredOutput
@@ -96,20 +96,26 @@ def text_of(message: Message) -> str:
 
 
 def calls_grammar(
-    tools: Sequence[Tool], several: bool = True, unasked: bool = False
+    tools: Sequence[Tool],
+    several: bool = True,
+    unasked: bool = False,
+    form: StructuredOutput | None = None,
 ) -> StructuredOutput:
     """An answer that calls one of ``tools`` (or several, up to 16).
 
-    ``unasked``: text may come first, and calls need not come at all. Raises
-    OptionError("structured_output") for parameters that are no schema.
+    ``unasked``: text may come first, and calls need not come at all; with ``form`` an answer is
+    either of that form or calls, without text. Raises OptionError("structured_output") for
+    parameters that are no schema.
     """
-    if unasked:
+    if unasked and form is None:
         # A lazy lexeme ends where its mark is complete: from there on a call is a call.
         calls = f"call{{0,{MOST_CALLS}}} TEXT" if several else "TEXT | call"
         rules = [f"start: {calls}", "TEXT: /(?s:.*)/", f'opening[lazy]: TEXT "{OPENING}"']
     else:
         calls = f'call ("\\n" call){{0,{MOST_CALLS - 1}}}' if several else "call"
         rules = [f"start: {calls}", f'opening: "{OPENING}"']
+        if unasked and form is not None:
+            rules[0] = f"start: form | calls\nform: {nested(lark_of(form, False))}\ncalls: {calls}"
     rules.append("call: " + " | ".join(f"opening call_{index}" for index in range(len(tools))))
     for index, tool in enumerate(tools):
         StructuredOutput.json(tool.parameters)  # its bounds

@@ -71,7 +71,10 @@ class Preprocessor:
     async def prepare(self, job: ChatJob, engine: Engine) -> Prepared:
         """The job's prompt, checked against the model. Raises ApiError (400), PromptError,
         OptionError."""
-        await self._forms.compile(job.sampling.structured_output, job.form_param, engine)
+        wanted, asked = job.sampling.structured_output, job.asked_form
+        if asked is not None and asked.wanted != wanted:
+            await self._forms.compile(asked.wanted, asked.param, engine)
+        await self._forms.compile(wanted, job.form_param, engine)
         fetched = await self._fetch([source for source in job.images if is_remote(source.url)])
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._pool, self._prepare, job, fetched, engine)

@@ -31,19 +31,24 @@ Part = str | CallPart
 
 
 class _State(Enum):
+    START = 0  # of an answer whose calls come first or not at all
     TEXT = 1
     HEAD = 2  # behind the opening, before the arguments
     ARGUMENTS = 3
     TAIL = 4  # behind the arguments, before the closing
+    PLAIN = 5  # text to the end
 
 
 class ToolCallReader:
-    """Reads one choice. ``calls`` counts the calls that have begun."""
+    """Reads one choice. ``calls`` counts the calls that have begun.
 
-    def __init__(self, names: Collection[str]) -> None:
+    ``calls_lead``: where the answer does not begin with a call, all of it is text.
+    """
+
+    def __init__(self, names: Collection[str], calls_lead: bool = False) -> None:
         self._names = names
         self._held = ""
-        self._state = _State.TEXT
+        self._state = _State.START if calls_lead else _State.TEXT
         self._depth = 0
         self._quoted = self._escaped = False
         self.calls = 0
@@ -61,7 +66,7 @@ class ToolCallReader:
         rest, self._held = self._held, ""
         if self._state is _State.HEAD:
             rest = OPENING + rest
-        elif self._state is not _State.TEXT:
+        elif self._state in (_State.ARGUMENTS, _State.TAIL):
             rest = ""
         self._state = _State.TEXT
         return [rest] if rest.strip() or (rest and not self.calls) else []
@@ -69,11 +74,25 @@ class ToolCallReader:
     def _step(self, parts: list[Part]) -> bool:
         """One transition; False if more text is needed."""
         return {
+            _State.START: self._start,
+            _State.PLAIN: self._plain,
             _State.TEXT: self._text,
             _State.HEAD: self._head,
             _State.ARGUMENTS: self._arguments,
             _State.TAIL: self._tail,
         }[self._state](parts)
+
+    def _start(self, parts: list[Part]) -> bool:
+        begun = self._held.lstrip()[: len(OPENING)]
+        if OPENING.startswith(begun) and begun != OPENING:
+            return False
+        self._state = _State.TEXT if begun == OPENING else _State.PLAIN
+        return True
+
+    def _plain(self, parts: list[Part]) -> bool:
+        parts.append(self._held)
+        self._held = ""
+        return False
 
     def _text(self, parts: list[Part]) -> bool:
         at = self._held.find(OPENING)

@@ -7,7 +7,6 @@ the answer, the grammar allows it, so that the model may begin as it was trained
 from __future__ import annotations
 
 import json
-import re
 from typing import Any
 
 from llguidance import regex_to_lark
@@ -18,7 +17,6 @@ from dyvte.structured import StructuredOutput
 # writes line breaks and indentation until its length is used up.
 WHITESPACE = " ?"
 JSON_OPTIONS = {"whitespace_flexible": True, "whitespace_pattern": WHITESPACE, "lenient": False}
-_START = re.compile(r"^start\s*:", re.MULTILINE)
 
 
 def lark_of(wanted: StructuredOutput, leading_space: bool) -> str:
@@ -32,10 +30,12 @@ def lark_of(wanted: StructuredOutput, leading_space: bool) -> str:
         case "choice":
             choices = " | ".join(json.dumps(each) for each in json.loads(wanted.text))
             return f"start: {space}({choices})"
-    alone = len(re.findall(r"\bstart\b", wanted.text)) == 1
-    if space and alone and _START.search(wanted.text):
-        return f"start: {space}answer\n" + _START.sub("answer:", wanted.text)
-    return wanted.text
+    return f"start: {space}{nested(wanted.text)}" if space else wanted.text
+
+
+def nested(grammar: str) -> str:
+    """A grammar as a part of another one's rule; its names are its own."""
+    return f"%lark {{\n{grammar}\n}}"
 
 
 def schema_text(schema: dict[str, Any]) -> str:

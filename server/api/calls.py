@@ -21,10 +21,13 @@ def finish_of(reason: FinishReason, calls: int) -> str:
 
 
 class DeltaWriter:
-    """One choice's text as delta bodies: plain text, or text and calls where tools are told."""
+    """One choice's text as delta bodies: plain text, or text and calls where tools are told.
 
-    def __init__(self, tool_names: Collection[str]) -> None:
-        self._reader = ToolCallReader(tool_names) if tool_names else None
+    ``calls_lead``: calls come first or not at all.
+    """
+
+    def __init__(self, tool_names: Collection[str], calls_lead: bool = False) -> None:
+        self._reader = ToolCallReader(tool_names, calls_lead) if tool_names else None
 
     @property
     def calls(self) -> int:

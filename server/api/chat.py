@@ -54,6 +54,7 @@ class Chat(Route):
             include_usage=job.include_usage,
             token_bytes=engine.token_bytes,
             tool_names=frozenset(tool.name for tool in job.tools),
+            calls_lead=job.calls_lead,
             image_tokens=prepared.image_tokens,
             continuous_usage=job.continuous_usage,
         )

@@ -181,6 +181,7 @@ class ReplyContext:
     include_usage: bool
     token_bytes: Callable[[int], bytes]
     tool_names: frozenset[str] = frozenset()
+    calls_lead: bool = False
     image_tokens: int = 0
     continuous_usage: bool = False
 

@@ -113,7 +113,9 @@ class ChatStreamReply(StreamReply):
         generation, context = self._opened.generation, self._context
         for index in range(context.num_choices):
             yield self._chunk(index, {"role": "assistant", "content": "", "refusal": None})
-        writers = [DeltaWriter(context.tool_names) for _ in range(context.num_choices)]
+        writers = [
+            DeltaWriter(context.tool_names, context.calls_lead) for _ in range(context.num_choices)
+        ]
         last: ChatChunk | None = None
         async with aclosing(self._opened.deltas()) as steps:
             async for delta in steps:

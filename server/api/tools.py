@@ -1,7 +1,8 @@
 """Tools of a request: OpenAI's objects → the library's, and what calls must look like.
 
 ``required`` and a named function are kept by a grammar; ``auto`` leaves the model free unless a
-function is ``strict``, whose calls then keep to its schema.
+function is ``strict``, whose calls then keep to its schema, or the answer must have a form, beside
+which calls are the only other thing that it may be.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dyvte.errors import OptionError
+from dyvte.structured import StructuredOutput
 from dyvte.tools import Tool, calls_grammar, check_tool
 from server.api.errors import bad_request
 from server.api.form import Form, form_error
@@ -21,22 +23,29 @@ from server.api.schema import ChatRequest
 
 @dataclass(frozen=True, slots=True)
 class ToolChoice:
-    """The functions told to the model, and what its calls must look like (None: whatever)."""
+    """The functions told to the model, and what its answer must look like (None: whatever).
+
+    ``calls_lead``: an answer that does not begin with a call holds none.
+    """
 
     tools: tuple[Tool, ...] = ()
     form: Form | None = None
+    calls_lead: bool = False
 
 
-def choose_tools(request: ChatRequest) -> ToolChoice:
-    """What the request's tools come to. Raises ApiError (400)."""
+def choose_tools(request: ChatRequest, answer: Form | None = None) -> ToolChoice:
+    """What the request's tools come to, where free answers must be of the form ``answer``.
+
+    Raises ApiError (400).
+    """
     choice = request.tool_choice
     tools = _tools(request)
     if not tools:
         if isinstance(choice, NamedTool) or choice == "required":
             raise bad_request("'tool_choice' needs 'tools'.", "tool_choice")
-        return ToolChoice()
+        return ToolChoice(form=answer)
     if choice == "none":
-        return ToolChoice()
+        return ToolChoice(form=answer)
     several = request.parallel_tool_calls is not False
     if isinstance(choice, NamedTool):
         wanted = choice.function.name
@@ -46,6 +55,8 @@ def choose_tools(request: ChatRequest) -> ToolChoice:
         return ToolChoice(tools, _form(named, several=False))
     if choice == "required":
         return ToolChoice(tools, _form(tools, several))
+    if answer is not None:
+        return ToolChoice(tools, _form(tools, several, True, answer.wanted), calls_lead=True)
     if not several or any(tool.strict for tool in tools):
         return ToolChoice(tools, _form(tools, several, unasked=True))
     return ToolChoice(tools)
@@ -97,8 +108,13 @@ def _tools(request: ChatRequest) -> tuple[Tool, ...]:
     return tuple(tools)
 
 
-def _form(tools: tuple[Tool, ...], several: bool, unasked: bool = False) -> Form:
+def _form(
+    tools: tuple[Tool, ...],
+    several: bool,
+    unasked: bool = False,
+    answer: StructuredOutput | None = None,
+) -> Form:
     try:
-        return Form(calls_grammar(tools, several, unasked), "tools")
+        return Form(calls_grammar(tools, several, unasked, answer), "tools")
     except OptionError as error:
         raise form_error("tools", error.message) from error

@@ -15,7 +15,7 @@ from dyvte.params import ExitOptions, SamplingParams
 from dyvte.tools import Tool
 from server.api.errors import bad_request
 from server.api.exits import Headers, choose_exits
-from server.api.form import choose_form
+from server.api.form import Form, choose_form
 from server.api.messages import (
     AssistantMessage,
     ImagePart,
@@ -44,7 +44,9 @@ class ChatJob:
     """A chat request in the engine's words.
 
     ``messages`` hold an ``ImageSource`` where an image belongs. ``form_param`` is the client's
-    name of what asked for a structured output.
+    name of what asked for a structured output; ``asked_form`` is the client's own form, where
+    tools make that output more than it. ``calls_lead``: an answer that does not begin with a call
+    holds none.
     """
 
     model: str
@@ -56,7 +58,9 @@ class ChatJob:
     include_usage: bool
     continuous_usage: bool = False
     form_param: str = ""
+    asked_form: Form | None = None
     tools: tuple[Tool, ...] = ()
+    calls_lead: bool = False
 
     @property
     def images(self) -> tuple[ImageSource, ...]:
@@ -76,12 +80,10 @@ def translate(
     """The job that ``request`` asks for. Raises ApiError (400)."""
     _check_limits(request, settings)
     check_sampling(request, engine, settings)
-    form = choose_form(request.response_format, request.structured_outputs)
+    asked = choose_form(request.response_format, request.structured_outputs)
     check_conversation(request)
-    choice = choose_tools(request)
-    if form is not None and choice.tools:
-        raise bad_request(f"'{form.param}' cannot be combined with 'tools'.", form.param)
-    form = form or choice.form
+    choice = choose_tools(request, asked)
+    form = choice.form
     logprobs = (request.top_logprobs or 0) if request.logprobs else None
     sampling = sampling_of(request, form, _max_tokens(request), logprobs)
     options = request.stream_options
@@ -95,7 +97,9 @@ def translate(
         include_usage=bool(options and options.include_usage),
         continuous_usage=bool(options and options.continuous_usage_stats),
         form_param=form.param if form else "",
+        asked_form=asked,
         tools=choice.tools,
+        calls_lead=choice.calls_lead,
     )
 
 

@@ -49,7 +49,7 @@ def _choice(
 def _message(text: str, context: ReplyContext) -> AssistantReply:
     if not context.tool_names:
         return {"role": "assistant", "content": text, "refusal": None}
-    reader = ToolCallReader(context.tool_names)
+    reader = ToolCallReader(context.tool_names, context.calls_lead)
     said: list[str] = []
     calls: list[ToolCall] = []
     for part in [*reader.push(text), *reader.flush()]:

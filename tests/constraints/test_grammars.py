@@ -13,7 +13,6 @@ import dyvte
 from dyvte import OptionError, StructuredOutput
 from dyvte.constraints.constraint import Constraint
 from dyvte.constraints.grammars import ModelGrammars
-from dyvte.constraints.lark import lark_of
 from dyvte.errors import GrammarFailed
 from dyvte.models.prompts.tokens import TokenBytes
 from tests import tiny
@@ -187,6 +186,7 @@ def test_a_model_without_tokenizer_or_end_is_refused(tiny_model: dyvte.Model) ->
         (StructuredOutput.choice(["red"]), " red"),
         (StructuredOutput.regex("red"), " red"),
         (StructuredOutput.grammar('start: "red"'), " red"),
+        (StructuredOutput.grammar('start: "a" start | "}"'), " aa}"),
         (StructuredOutput.json(OBJECT), ' {"Name": "b", "n": 1}'),
     ],
 )
@@ -200,11 +200,6 @@ def test_a_space_that_readers_do_not_see_may_come_first(
         constraint = grammars.begin(wanted)
         follow(tiny_model, constraint, answer)
         assert constraint.finished
-
-
-def test_a_grammar_that_names_its_start_again_stays_as_it_is() -> None:
-    wanted = StructuredOutput.grammar('start: "a" start | "b"')
-    assert lark_of(wanted, leading_space=True) == wanted.text
 
 
 def test_masks_are_as_long_as_the_logits(tiny_model: dyvte.Model, grammars: Any) -> None:

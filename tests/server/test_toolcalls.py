@@ -18,8 +18,8 @@ def call(name: str, arguments: object) -> str:
     return f"<tool_call>\n{body}\n</tool_call>"
 
 
-def read(pieces: list[str]) -> tuple[str, list[tuple[str, str]]]:
-    reader = ToolCallReader(NAMES)
+def read(pieces: list[str], calls_lead: bool = False) -> tuple[str, list[tuple[str, str]]]:
+    reader = ToolCallReader(NAMES, calls_lead)
     parts = [part for piece in pieces for part in reader.push(piece)] + reader.flush()
     text, calls = "", list[tuple[str, str]]()
     for part in parts:
@@ -65,6 +65,24 @@ def read(pieces: list[str]) -> tuple[str, list[tuple[str, str]]]:
 def test_calls_are_told_from_text(text: str, wanted: tuple[str, list[tuple[str, str]]]) -> None:
     assert read([text]) == wanted
     assert read(list(text)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        (call("look", {}), ("", [("look", "{}")])),
+        (" \n" + call("look", {}) + call("find", {}), ("", [("look", "{}"), ("find", "{}")])),
+        ('{"a": "b"}', ('{"a": "b"}', [])),
+        ("Hm." + call("look", {}), ("Hm." + call("look", {}), [])),
+        (" <tool", (" <tool", [])),
+        ("", ("", [])),
+    ],
+)
+def test_where_calls_lead_all_else_is_text(
+    text: str, wanted: tuple[str, list[tuple[str, str]]]
+) -> None:
+    assert read([text], calls_lead=True) == wanted
+    assert read(list(text), calls_lead=True) == wanted
 
 
 VALUES = st.recursive(

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from dyvte.structured import StructuredOutput
 from dyvte.tools import calls_grammar
 from tests.server.conftest import Connect
 from tests.server.examples import CHAT, body, events, text_of
@@ -117,6 +118,65 @@ async def test_the_choice_of_tool_reaches_the_engine(
     assert fake.requests[0].sampling.structured_output == wanted
 
 
+JSON = {"response_format": {"type": "json_object"}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "wanted"),
+    [
+        ({"tool_choice": "none"}, StructuredOutput.json()),
+        ({"tools": [], "tool_choice": None}, StructuredOutput.json()),
+        ({}, (True, True, StructuredOutput.json())),
+        ({"parallel_tool_calls": False}, (False, True, StructuredOutput.json())),
+        ({"tool_choice": "required"}, (True, False, None)),
+        ({"tool_choice": NAMED}, (False, False, None)),
+    ],
+)
+async def test_beside_tools_a_form_holds_for_answers_that_do_not_call(
+    connect: Connect, fields: dict[str, Any], wanted: Any
+) -> None:
+    fake = FakeEngine()
+    async with connect(fake) as client:
+        reply = await client.post(CHAT, json=body(**{"tools": [LOOK], **JSON, **fields}))
+        assert reply.status_code == 200
+    if isinstance(wanted, tuple):
+        wanted = calls_grammar(fake.tools[0], *wanted)
+    assert fake.requests[0].sampling.structured_output == wanted
+    assert set(fake.compiled) == {StructuredOutput.json(), wanted}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("answer", "text", "calls", "reason"),
+    [
+        (CALL + "\n" + CALL, "", 2, "tool_calls"),
+        ('{"a": "b"}', '{"a": "b"}', 0, "stop"),
+        ('["' + CALL.replace('"', "'") + '"]', '["' + CALL.replace('"', "'") + '"]', 0, "stop"),
+        (f"({CALL})", f"({CALL})", 0, "stop"),
+    ],
+)
+async def test_an_answer_of_a_form_stays_one_text(
+    connect: Connect, answer: str, text: str, calls: int, reason: str, stream: bool
+) -> None:
+    """Calls come first or not at all: what looks like one inside a form is the form's."""
+    fields = body(tools=[LOOK], stream=stream, **JSON)
+    async with connect(engine(answer)) as client:
+        reply = await client.post(CHAT, json=fields)
+    if stream:
+        chunks = events(reply)
+        for chunk in chunks:
+            check("CreateChatCompletionStreamResponse", chunk)
+        assert text_of(chunks) == text
+        assert len([call for call in told(chunks) if "id" in call]) == calls
+        assert chunks[-1]["choices"][0]["finish_reason"] == reason
+    else:
+        check("CreateChatCompletionResponse", reply.json())
+        (choice,) = reply.json()["choices"]
+        assert (choice["message"]["content"] or "") == text
+        assert len(choice["message"].get("tool_calls", ())) == calls
+        assert choice["finish_reason"] == reason
+
+
 async def test_a_conversation_with_calls_reaches_the_engine(connect: Connect) -> None:
     call = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": '{"a": 1}'}}
     messages = [
@@ -154,7 +214,14 @@ def conversation(call_id: str = "c1", arguments: str = "{}") -> dict[str, Any]:
         ({"tools": [FIND], "tool_choice": NAMED}, "tool_choice"),
         ({"tools": [FIND], "tool_choice": "always"}, "tool_choice"),
         ({"tools": [FIND], "tool_choice": {"type": "allowed_tools"}}, "tool_choice.type"),
-        ({"tools": [LOOK], "response_format": {"type": "json_object"}}, "response_format"),
+        (
+            {
+                "tools": [LOOK],
+                "tool_choice": "required",
+                "structured_outputs": {"regex": "("},
+            },
+            "structured_outputs.regex",
+        ),
         (
             {
                 "tools": [

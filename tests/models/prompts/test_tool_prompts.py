@@ -6,10 +6,13 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
+
 import dyvte
 from dyvte.constraints.grammars import ModelGrammars
 from dyvte.models.prompts.chat import TemplateChat, encode
 from dyvte.prompt import Message
+from dyvte.structured import StructuredOutput
 from dyvte.tools import Tool, call_text, calls_grammar, without_tools
 from tests import tiny
 
@@ -87,7 +90,7 @@ def test_what_tools_say_never_becomes_a_special_token() -> None:
         assert specials == [tiny.BOS]
 
 
-def follow(model: dyvte.Model, tools: Sequence[Tool], text: str, **how: bool) -> bool:
+def follow(model: dyvte.Model, tools: Sequence[Tool], text: str, **how: Any) -> bool:
     """True if the grammar of calls allows ``text`` whole, and an end behind it."""
     constraint = ModelGrammars(model).begin(calls_grammar(tools, **how))
     assert model.tokenizer is not None
@@ -114,3 +117,25 @@ def test_calls_that_nobody_asked_for_keep_to_their_schema_too(tiny_model: dyvte.
     for text in ("just text", "a < b", f"Hm.\n{good}", f"{good}\n{good}"):
         assert follow(tiny_model, [LOOK], text, unasked=True), text
     assert not follow(tiny_model, [LOOK], f"Hm.\n{bad}", unasked=True)
+
+
+@pytest.mark.parametrize(
+    ("form", "answer"),
+    [
+        (StructuredOutput.json({"properties": {"start": {"enum": ["a"]}}}), '{"start": "a"}'),
+        (StructuredOutput.regex(r"[a-z]+}"), "yes}"),
+        (StructuredOutput.choice(["yes", "no"]), "no"),
+        (StructuredOutput.grammar('start: "(" start ")" | call\ncall: "}"'), "((}))"),
+    ],
+    ids=lambda given: given.kind if isinstance(given, StructuredOutput) else "",
+)
+def test_an_answer_is_of_its_form_or_calls(
+    tiny_model: dyvte.Model, form: StructuredOutput, answer: str
+) -> None:
+    good, bad = call_text(CALL), call_text({"name": "look", "arguments": {"at": "c"}})
+    how: dict[str, Any] = {"unasked": True, "form": form}
+    for text in (answer, good, f"{good}\n{good}"):
+        assert follow(tiny_model, [LOOK], text, **how), text
+    for text in ("Just text", bad, f"{answer}{good}", f"{good}{answer}", f"Hm.\n{good}"):
+        assert not follow(tiny_model, [LOOK], text, **how), text
+    assert not follow(tiny_model, [LOOK], f"{good}\n{good}", several=False, **how)
