@@ -109,11 +109,10 @@ Bias = Annotated[float, Field(ge=-100, le=100)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 
 
-class SamplingFields(Wire):
-    """How tokens are chosen, in what form, and how the answer is sent: what all routes share."""
+class TokenFields(Wire):
+    """How tokens are chosen, and what else is said in the same words on all routes."""
 
     model: str
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
     min_tokens: Annotated[int, Field(ge=0)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
@@ -127,13 +126,19 @@ class SamplingFields(Wire):
     presence_penalty: Penalty | None = None
     repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
     logit_bias: Annotated[dict[TokenKey, Bias], Field(max_length=1024)] | None = None
-    n: Annotated[int, Field(ge=1, le=128)] | None = None
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    response_format: Annotated[ResponseFormat, Field(discriminator="type")] | None = None
     structured_outputs: StructuredOutputs | None = None
     user: str | None = None
     dyvte: DyvteObject | None = None
+
+
+class SamplingFields(TokenFields):
+    """What completions of text and of chats share: how much is answered, in what form."""
+
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    n: Annotated[int, Field(ge=1, le=128)] | None = None
+    stream_options: StreamOptions | None = None
+    response_format: Annotated[ResponseFormat, Field(discriminator="type")] | None = None
 
     @property
     def user_turns(self) -> int:
@@ -141,7 +146,18 @@ class SamplingFields(Wire):
         return 1
 
 
-class ChatRequest(SamplingFields):
+class ServiceFields(Wire):
+    """Fields of OpenAI's service without effect on the answer."""
+
+    safety_identifier: Annotated[str, Field(max_length=64)] | None = None
+    metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] | None = None
+    service_tier: Literal["auto", "default"] | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_retention: Literal["in_memory", "24h"] | None = None
+    prompt_cache_options: CacheOptions | None = None
+
+
+class ChatRequest(SamplingFields, ServiceFields):
     """The body of ``POST /v1/chat/completions``."""
 
     messages: Annotated[list[Message], Field(min_length=1)]
@@ -156,14 +172,7 @@ class ChatRequest(SamplingFields):
     parallel_tool_calls: bool | None = None
     modalities: Annotated[list[Literal["text"]], Field(min_length=1, max_length=1)] | None = None
 
-    # Service fields without effect on the answer
-    safety_identifier: Annotated[str, Field(max_length=64)] | None = None
-    metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] | None = None
     store: Literal[False] | None = None
-    service_tier: Literal["auto", "default"] | None = None
-    prompt_cache_key: str | None = None
-    prompt_cache_retention: Literal["in_memory", "24h"] | None = None
-    prompt_cache_options: CacheOptions | None = None
 
     @property
     def user_turns(self) -> int:
