@@ -159,17 +159,20 @@ def _add_routes(app: FastAPI, chat: Chat, service: Service, settings: Settings) 
     app.get("/version", responses=errors(401), **plain)(service.show_version)
     if settings.metrics:
         app.get("/metrics", **hidden)(service.show_metrics)
-    app.get("/", **hidden)(playground.page)
-    app.get("/docs", **hidden)(playground.reference)
-    app.get("/favicon.ico", **hidden)(playground.favicon)
-    app.mount(playground.MOUNT, playground.Assets())
+    if settings.playground:
+        app.get("/", **hidden)(playground.page)
+        app.get("/docs", **hidden)(playground.reference)
+        app.get("/favicon.ico", **hidden)(playground.favicon)
+        app.mount(playground.MOUNT, playground.Assets())
     for path, probe in (("/health", service.health), ("/ready", service.ready)):
         app.head(path, **hidden)(probe)
 
 
 def _add_layers(app: FastAPI, settings: Settings, metrics: ServerMetrics, keys: Keyring) -> None:
     """Innermost first: what is added later lies further out."""
-    open_paths = (*OPEN, *playground.open_paths())
+    open_paths = OPEN
+    if settings.playground:
+        open_paths += playground.open_paths()
     if not settings.metrics_key:
         open_paths += ("/metrics",)
     app.add_middleware(

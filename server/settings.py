@@ -170,6 +170,9 @@ class Settings(BaseSettings):
     cors_origins: Words = Field(
         default=(), description="origins browsers may call from, with commas"
     )
+    playground: bool = Field(
+        default=True, description="serve the playground at / and the API's reference at /docs"
+    )
     metrics: bool = Field(default=True, description="serve /metrics")
     metrics_key: bool = Field(default=False, description="/metrics needs the API key too")
     metrics_compat: Literal["vllm"] | None = Field(

@@ -19,7 +19,7 @@ from server.api.context import RequestRecord
 from server.api.errors import ApiError, body_too_large, body_too_slow, queue_full, unauthorized
 from server.keys import Client, Keyring
 
-OPEN = ("/health", "/ready")
+OPEN: tuple[str, ...] = ("/health", "/ready")
 LINGER_S, LINGER_BYTES = 2.0, 32 * 2**20  # what a refused body may still be read for
 
 

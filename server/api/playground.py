@@ -1,7 +1,8 @@
 """The pages at ``/`` and ``/docs``: files from the package, and nothing from anywhere else.
 
-The files are the same on every server and tell nothing about this one, so that a browser gets
-them without a key; what they ask for (``/v1/…``) is guarded like everybody's requests.
+The playground's files are the same on every server and tell nothing about this one, so that a
+browser gets them without a key; what they ask for (``/v1/…``) is guarded like everybody's requests,
+and so is ``/docs``.
 """
 
 from __future__ import annotations
@@ -41,10 +42,15 @@ PAGE_HEADERS = {
 
 
 def open_paths() -> tuple[str, ...]:
-    """Every path of the pages, each by name: what a browser may fetch before it has a key."""
-    files = (path for path in sorted(ASSETS.rglob("*")) if path.is_file())
+    """The playground's own paths, each by name: what a browser may fetch before it has a key."""
+    files = (path for path in sorted(ASSETS.rglob("*")) if path.is_file() and not _of_docs(path))
     assets = (f"{MOUNT}/{path.relative_to(ASSETS).as_posix()}" for path in files)
-    return ("/", "/docs", "/favicon.ico", *assets)
+    return ("/", "/favicon.ico", *assets)
+
+
+def _of_docs(path: Path) -> bool:
+    """True for files of the reference alone."""
+    return path.stem == "reference"
 
 
 async def page() -> Response:

@@ -34,14 +34,22 @@ def test_every_route_and_every_field_of_the_schema_is_shown(opened: Open) -> Non
         assert broken == []
 
 
-def test_the_key_is_asked_for_here_too(opened: Open) -> None:
+def test_a_browser_that_sends_the_key_reads_it_too(opened: Open) -> None:
+    headers = {"Authorization": "Bearer right"}
     with serve(FakeEngine(), api_key="right") as base:
-        page = opened(base, path="docs", ready=False).page
-        page.get_by_label("API key").fill("right")
-        page.keyboard.press("Enter")
+        page = opened(base, path="docs", ready=False, extra_http_headers=headers).page
         page.locator(".route").first.wait_for()
-        page.get_by_role("link", name="Playground").click()
-        page.locator('#model[data-state="ready"]').wait_for()
+
+
+def test_the_playground_links_to_it_where_a_link_can_open_it(opened: Open) -> None:
+    with serve(FakeEngine()) as base:
+        page = opened(base).page
+        page.get_by_role("link", name="API reference").click()
+        page.locator(".route").first.wait_for()
+    with serve(FakeEngine(), api_key="right") as base:
+        page = opened(base, ready=False).page
+        page.get_by_text("This server asks for a key").wait_for()
+        assert not page.locator("#reference").is_visible()
 
 
 @pytest.mark.parametrize("width", [320, 1280])

@@ -142,9 +142,8 @@ async def test_no_route_that_exists_is_unguarded(
     path.write_text("right alice")
     settings = {"api_key": "right"} if source == "flag" else {"api_key_file": path}
     routes = paths_of(create_app(Settings.model_validate(settings), FakeEngine).routes)
-    assert {("POST", CHAT), ("GET", "/v1/models"), ("GET", "/docs"), ("GET", "/version")} <= {
-        *routes
-    }
+    assert {("POST", CHAT), ("GET", "/docs"), ("GET", "/openapi.json")} <= {*routes}
+    assert not OPEN & {"/docs", "/openapi.json", "/version", "/v1/models"}
     async with connect(**settings) as client:
         for method, route in routes:
             for header in ({}, {"authorization": "Bearer wrong"}, {"authorization": "Basic right"}):
@@ -152,6 +151,15 @@ async def test_no_route_that_exists_is_unguarded(
                 assert (reply.status_code == 401) is (route not in OPEN), (method, route)
             reply = await client.request(method, route, headers={"authorization": "Bearer right"})
             assert reply.status_code != 401, (method, route)
+
+
+async def test_without_a_playground_nothing_of_it_is_served_or_open(connect: Connect) -> None:
+    right = {"authorization": "Bearer right"}
+    async with connect(api_key="right", playground=False) as client:
+        for path in (*playground.open_paths(), "/docs"):
+            assert (await client.get(path)).status_code == 401, path
+            assert (await client.get(path, headers=right)).status_code == 404, path
+        assert (await client.get("/openapi.json", headers=right)).status_code == 200
 
 
 async def test_each_holder_has_caches_of_its_own(connect: Connect, tmp_path: Path) -> None:

@@ -34,7 +34,14 @@ async def test_every_file_that_the_page_names_is_served(connect: Connect) -> Non
         imports = re.findall(r'from "\./([^"]+)"', module.read_text("utf-8"))
         named |= {f"/playground/{name}" for name in imports}
     assert len(named) > 10
-    assert named <= set(open_paths())
+    async with connect() as client:
+        for path in named:
+            assert (await client.get(path)).status_code == 200, path
+
+
+def test_what_the_page_loads_opens_without_a_key() -> None:
+    loaded = {f"/playground/{path.relative_to(ASSETS)}" for path in ASSETS.rglob("*.*")}
+    assert loaded - set(open_paths()) == {"/playground/reference.js", "/playground/reference.css"}
 
 
 async def test_an_unchanged_file_is_not_sent_again(connect: Connect) -> None:

@@ -46,6 +46,7 @@ export function askForKeys(renewed) {
     guarded ||= Boolean(key.get());
     $("key").textContent = key.get() ? "Forget key" : "Enter key";
     show($("key"), guarded);
+    show($("reference"), !guarded); // a link carries no key, and the reference asks for one
   };
   const ask = dialogOf((given) => {
     key.keep(given);

@@ -2,7 +2,6 @@
 
 import * as api from "./api.js";
 import { $, make } from "./dom.js";
-import { askForKeys } from "./keys.js";
 
 const anchor = (text) => text.toLowerCase().replace(/[^a-z0-9]+/g, "-").replace(/^-|-$/g, "");
 const nameOf = (ref) => ref.split("/").pop();
@@ -105,9 +104,7 @@ async function read() {
   } catch (error) {
     $("routes").replaceChildren(make("p.error", { role: "alert" }, error.message));
     $("contents").replaceChildren();
-    if (error.status === 401) wantKey(error.message);
   }
 }
 
-const wantKey = askForKeys(read);
 read();
