@@ -1,7 +1,9 @@
 """Who may come in: so many requests together, and so many of each API key.
 
-What is refused here costs nothing but a look at two numbers: no body has been read yet. How much
-may wait in tokens is the engine's to say, which knows them.
+What is refused here costs nothing but a look at two numbers: no body has been read yet. One event
+loop asks, and between the look and the place nothing else runs, so that there are never more
+inside than places, and nobody is refused while one is free. How much may wait in tokens is the
+engine's to say, which knows them.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from dyvte.engine.turnstile import Turnstile
-from server.api.errors import ApiError, key_limit, queue_full
+from server.api.errors import key_limit, queue_full
 from server.keys import Client
 
 MINUTE_S = 60.0
@@ -33,6 +35,14 @@ class _Usage:
         return len(self.arrivals)
 
 
+@dataclass(slots=True)
+class Place:
+    """One request's place. ``served`` False: it was an error, and quick, and says nothing about
+    how fast answers are."""
+
+    served: bool = True
+
+
 class Admission:
     """Counts who is inside. ``on_refusal`` is told "queue_full" or "key_limit"."""
 
@@ -50,7 +60,7 @@ class Admission:
         self._usage: dict[str, _Usage] = {}
 
     @contextmanager
-    def place(self, client: Client | None = None) -> Iterator[None]:
+    def place(self, client: Client | None = None) -> Iterator[Place]:
         """A place for as long as the context lasts. Raises ApiError (429)."""
         usage = self._usage_of(client)
         if self.inside >= self._places:
@@ -58,16 +68,13 @@ class Admission:
             raise queue_full(self._turnstile.retry_after())
         self.inside += 1
         usage.inside += 1
-        served = True
+        place = Place()
         try:
-            yield
-        except ApiError:
-            served = False  # a refusal is quick, and says nothing about how fast answers are
-            raise
+            yield place
         finally:
             self.inside -= 1
             usage.inside -= 1
-            if served:
+            if place.served:
                 self._turnstile.ended()
 
     def _usage_of(self, client: Client | None) -> _Usage:

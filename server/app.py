@@ -1,7 +1,8 @@
 """``create_app``: settings and a way to open an engine → the HTTP service.
 
 Importing this loads no torch; the engine is opened in a thread when the app starts, and closed
-in order when it ends. Layers from outside in: request context, CORS, key, body bounds, routes.
+in order when it ends. Layers from outside in: request context, CORS, key, body bounds, door,
+routes.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from server.api import playground
 from server.api.chat import Chat
 from server.api.completions import Completions
 from server.api.context import RequestContext
+from server.api.door import Door
 from server.api.errors import ApiError, bad_request, of_status
 from server.api.exits import in_force, promised_risk, server_default
 from server.api.guard import OPEN, BodyGuard, KeyGuard
@@ -103,7 +105,7 @@ def create_app(
         settings,
     )
     install_schema(app, guarded=keys.guards)
-    _add_layers(app, settings, metrics, keys)
+    _add_layers(app, settings, metrics, keys, lifecycle)
     _add_error_handlers(app)
     return app
 
@@ -168,13 +170,16 @@ def _add_routes(app: FastAPI, chat: Chat, service: Service, settings: Settings) 
         app.head(path, **hidden)(probe)
 
 
-def _add_layers(app: FastAPI, settings: Settings, metrics: ServerMetrics, keys: Keyring) -> None:
+def _add_layers(
+    app: FastAPI, settings: Settings, metrics: ServerMetrics, keys: Keyring, lifecycle: Lifecycle
+) -> None:
     """Innermost first: what is added later lies further out."""
     open_paths = OPEN
     if settings.playground:
         open_paths += playground.open_paths()
     if not settings.metrics_key:
         open_paths += ("/metrics",)
+    app.add_middleware(Door, admit=lifecycle.admit)
     app.add_middleware(
         BodyGuard,
         max_bytes=settings.max_body,

@@ -19,7 +19,7 @@ import structlog
 from dyvte.engine.events import Engine
 from dyvte.params import SamplingParams
 from dyvte.prompt import Prompt
-from server.admission import Admission
+from server.admission import Admission, Place
 from server.api.errors import unavailable
 from server.api.exits import aliases, in_force, server_default
 from server.keys import Client
@@ -93,16 +93,16 @@ class Lifecycle:
         return engine
 
     @contextmanager
-    def admit(self, client: Client | None = None) -> Iterator[Engine]:
+    def admit(self, client: Client | None = None) -> Iterator[Place]:
         """Let one request in for as long as the context lasts. Raises ApiError (429, 503)."""
         try:
-            engine = self.check_ready()
+            self.check_ready()
         except Exception:
             draining = self.phase is Phase.DRAINING
             self._on_refusal("draining" if draining else "not_ready")
             raise
-        with self._admission.place(client):
-            yield engine
+        with self._admission.place(client) as place:
+            yield place
 
     async def load(self) -> None:
         """Open and start the engine; a failure is told once and leaves the phase FAILED."""

@@ -1,7 +1,9 @@
-"""HTTP/1.1 with bounds on the head of a request, which uvicorn's fast parser leaves open.
+"""HTTP/1.1 with bounds that uvicorn's fast parser leaves open: on a head, and on an unread body.
 
 A head must arrive within a deadline and a size: a client that drips header bytes, or never
-stops, is closed before it costs more than that.
+stops, is closed before it costs more than that. A reply may come before the body has been read
+(who is turned away, a wrong key): then the rest of the body runs out here, unread, so that the
+client sees the reply and may use the connection again, within the bounds of a body that is read.
 """
 
 from __future__ import annotations
@@ -9,6 +11,8 @@ from __future__ import annotations
 import asyncio
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from server.settings import Settings
 
 MAX_HEAD_BYTES = 64 * 1024
 
@@ -18,19 +22,23 @@ class HeadTooLarge(Exception):
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """One connection. ``head_timeout_s`` is set by ``bounded_protocol``."""
+    """One connection. ``bounded_protocol`` sets the bounds of a head and of a body."""
 
     head_timeout_s = 10.0
+    body_timeout_s = 60.0
+    max_body_bytes = 64 * 2**20
     _deadline: asyncio.TimerHandle | None = None
     _head_bytes = 0
     _in_head = True
+    _in_body = False
+    _unread_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._begin_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._end_head()
+        self._disarm()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -45,27 +53,57 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        self._end_head()
+        self._disarm()
+        self._in_head, self._in_body, self._unread_bytes = False, True, 0
         if sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD_BYTES:
             raise HeadTooLarge
         super().on_headers_complete()
 
-    def _begin_head(self) -> None:
-        self._end_head()
-        self._in_head, self._head_bytes = True, 0
-        self._deadline = self.loop.call_later(self.head_timeout_s, self._too_slow)
+    def on_body(self, body: bytes) -> None:
+        super().on_body(body)
+        if self.cycle.response_complete:
+            self._unread_bytes += len(body)
+            if self._unread_bytes > self.max_body_bytes:
+                self._cut()
 
-    def _end_head(self) -> None:
-        self._in_head = False
+    def on_message_complete(self) -> None:
+        self._in_body = False
+        super().on_message_complete()
+        if self.cycle.response_complete and not self.transport.is_closing():
+            self._disarm()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._in_body and self.cycle.response_complete:
+            self._arm(self.body_timeout_s)
+
+    def _begin_head(self) -> None:
+        self._in_head, self._head_bytes = True, 0
+        self._arm(self.head_timeout_s)
+
+    def _arm(self, seconds: float) -> None:
+        self._disarm()
+        if not self.transport.is_closing():
+            self._deadline = self.loop.call_later(seconds, self._cut)
+
+    def _disarm(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
 
-    def _too_slow(self) -> None:
+    def _cut(self) -> None:
         if not self.transport.is_closing():
             self.transport.close()
 
 
-def bounded_protocol(head_timeout_s: float) -> type[BoundedProtocol]:
+def bounded_protocol(settings: Settings) -> type[BoundedProtocol]:
     """The protocol class to give to uvicorn, which makes one object per connection itself."""
-    return type("BoundedProtocol", (BoundedProtocol,), {"head_timeout_s": head_timeout_s})
+    bounds = {
+        "head_timeout_s": settings.header_timeout,
+        "body_timeout_s": settings.body_timeout,
+        "max_body_bytes": settings.max_body,
+    }
+    return type("BoundedProtocol", (BoundedProtocol,), bounds)

@@ -26,7 +26,7 @@ class Monitor(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 _only_paths(app),
-                http=bounded_protocol(settings.header_timeout),
+                http=bounded_protocol(settings),
                 ws="none",
                 lifespan="off",
                 log_config=None,

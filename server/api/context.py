@@ -32,12 +32,14 @@ _SANE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 class RequestRecord:
     """What is known of a request while it is served; ``notes`` go to its log line.
 
-    ``body_done`` is to be called once nothing holds its body any more.
+    ``status`` is 0 until its reply begins; ``body_done`` is to be called once nothing holds its
+    body any more.
     """
 
     request_id: str
     arrived: float = field(default_factory=time.perf_counter)
     notes: dict[str, object] = field(default_factory=dict)
+    status: int = 0
     client_gone: bool = False
     deadline: float | None = None
     body_done: Callable[[], None] = lambda: None
@@ -70,12 +72,10 @@ class RequestContext:
         sane = _SANE_ID.fullmatch(given)
         record = RequestRecord(given if sane else f"req_{uuid.uuid4().hex}")
         scope["dyvte.record"] = record
-        status = 0
 
         async def tell(message: Message) -> None:
-            nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
+                record.status = message["status"]
                 MutableHeaders(scope=message)["X-Request-Id"] = record.request_id
             await send(message)
 
@@ -85,10 +85,10 @@ class RequestContext:
             record.client_gone = True
         except Exception as error:
             log.error("fault", id=record.request_id, exception=traceback_of(error))
-            if not status:
+            if not record.status:
                 await internal(record.request_id).response()(scope, receive, tell)
         finally:
-            self._close(scope, record, CLIENT_GONE if record.client_gone else status)
+            self._close(scope, record, CLIENT_GONE if record.client_gone else record.status)
 
     def _close(self, scope: Scope, record: RequestRecord, status: int) -> None:
         path, client = scope["path"], scope.get("dyvte.client")

@@ -1,4 +1,4 @@
-"""What the generating routes share: admit, begin, then answer whole or as a stream.
+"""What the generating routes share: begin, then answer whole or as a stream.
 
 Whatever holds a request up, the route listens for the client's leaving meanwhile, and one who
 left costs a step at most.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -21,7 +20,6 @@ from dyvte.errors import DyvteError, PromptError, QueueFull
 from dyvte.params import FinishReason
 from server.api.context import RequestRecord, record_of
 from server.api.errors import from_engine
-from server.api.guard import client_of
 from server.api.reply import ReplyContext
 from server.api.sse import EventStream, unless_gone
 from server.api.streaming import OpenedStream, StreamReply
@@ -64,41 +62,37 @@ class Route(ABC):
         record = record_of(request)
         most = self.settings.request_timeout
         record.deadline = deadline_of(request.headers, most, record.seconds)
-        with ExitStack() as inside:
-            engine = inside.enter_context(self.lifecycle.admit(client_of(request)))
-            try:
-                begun = await in_time(self._begin(request, engine, record), record.deadline)
-                record.body_done()
-                if not begun.stream:
-                    body = await unless_gone(request.receive, begun.whole())
-                    self._note_answer(begun.answering, begun.context, record)
-                    return Response(body, media_type="application/json")
-                opened = OpenedStream(begun.answering)
-                await unless_gone(request.receive, opened.open(self.settings.keep_alive))
-            except DyvteError as error:
-                self._count_refusal(error)
-                raise from_engine(error, record.request_id, self.prompt_field) from error
-            return self._stream(opened, begun, record, inside.pop_all())
+        engine = self.lifecycle.check_ready()
+        try:
+            begun = await in_time(self._begin(request, engine, record), record.deadline)
+            record.body_done()
+            if not begun.stream:
+                body = await unless_gone(request.receive, begun.whole())
+                self._note_answer(begun.answering, begun.context, record)
+                return Response(body, media_type="application/json")
+            opened = OpenedStream(begun.answering)
+            await unless_gone(request.receive, opened.open(self.settings.keep_alive))
+        except DyvteError as error:
+            self._count_refusal(error)
+            raise from_engine(error, record.request_id, self.prompt_field) from error
+        return self._stream(opened, begun, record)
 
     @abstractmethod
     async def _begin(self, request: Request, engine: Engine, record: RequestRecord) -> Begun:
         """Read, check and prepare the request. Raises ApiError, DyvteError or ClientGone."""
 
-    def _stream(
-        self, opened: OpenedStream, begun: Begun, record: RequestRecord, inside: ExitStack
-    ) -> Response:
-        """The response that streams, and keeps the request admitted until it has ended."""
+    def _stream(self, opened: OpenedStream, begun: Begun, record: RequestRecord) -> Response:
+        """The response that streams, and notes whether the client stayed to its end."""
 
         def note(answering: Answering) -> None:
             self._note_answer(answering, begun.context, record)
 
         reply = begun.streamed(opened, note)
-        inside.callback(lambda: setattr(record, "client_gone", not reply.complete))
         return EventStream(
             reply.events(),
             keep_alive=self.settings.keep_alive,
             write_timeout=self.settings.write_timeout,
-            on_close=inside.close,
+            on_close=lambda: setattr(record, "client_gone", not reply.complete),
         )
 
     def _note_answer(

@@ -17,7 +17,6 @@ from server.api.completion_schema import TokenizeRequest
 from server.api.context import record_of
 from server.api.errors import bad_request, from_engine
 from server.api.exits import check_model
-from server.api.guard import client_of
 from server.api.schema import ChatRequest
 from server.api.translate import translate
 from server.api.validation import parse_detokenize, parse_tokenize
@@ -51,13 +50,11 @@ class Tokens:
 
     async def tokenize(self, request: Request) -> Response:
         """Text or messages as ids."""
-        with self.lifecycle.admit(client_of(request)) as engine:
-            return await self._tokenize(request, engine)
+        return await self._tokenize(request, self.lifecycle.check_ready())
 
     async def detokenize(self, request: Request) -> Response:
         """Ids as text."""
-        with self.lifecycle.admit(client_of(request)) as engine:
-            return await self._detokenize(request, engine)
+        return await self._detokenize(request, self.lifecycle.check_ready())
 
     async def _tokenize(self, request: Request, engine: Engine) -> Response:
         raw = await read_json(request)
