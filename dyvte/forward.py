@@ -3,8 +3,9 @@
 Layer by layer over packed rows: attend, let each pruning rule thin the visual rows of its
 sequence, ask the policies of the sequences in prefill, let the visual rows of those that fired
 leave. State is passed, never ambient. The loop can be cut between layers (``start``,
-``advance``, ``finish``), so that a long prefill lets decodes step in between; ``forward`` runs it
-whole.
+``advance``, ``finish``) and between rows of a layer (``advance_rows``), so that a long prefill
+lets decodes step in between; ``forward`` runs it whole. Rules are asked when a layer's last row
+has run and see the whole layer, however it was cut.
 
 Shapes: T rows, d hidden size, S segments, V vocabulary.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -29,8 +30,17 @@ from dyvte.trace import SequenceTrace
 
 
 @dataclass(slots=True)
+class Begun:
+    """A layer of which the first ``rows`` rows have run: what came out, and their queries."""
+
+    queries: Queries | None = None
+    out: list[Tensor] = field(default_factory=list)
+    rows: int = 0
+
+
+@dataclass(slots=True)
 class LayerLoop:
-    """The loop's state between layers. ``layer`` is the next one to run."""
+    """The loop's state. ``layer`` is the next one to run, or to run on if it has ``begun``."""
 
     batch: PackedBatch
     rotary: tuple[Tensor, Tensor]
@@ -38,6 +48,7 @@ class LayerLoop:
     traces: list[SequenceTrace]
     layer: int = 0
     gate_seconds: float = 0.0
+    begun: Begun | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,21 +91,61 @@ def advance(
 ) -> None:
     """Run the layers ``loop.layer .. stop-1``. Mutates ``loop`` and ``cache``."""
     while loop.layer < stop:
-        layer = loop.layer
+        advance_rows(model, loop, cache, attention, len(loop.batch.hidden))
+
+
+def advance_rows(
+    model: ModelAdapter, loop: LayerLoop, cache: KVCache, attention: AttentionBackend, rows: int
+) -> None:
+    """Run the next ``rows`` rows of layer ``loop.layer``, or what is left of it, if that is less.
+
+    Its exits and cuts come with its last row. Mutates ``loop`` and ``cache``.
+    """
+    layer = loop.layer
+    if loop.begun is None:
         if layer == 0:
             _prune(loop, Boundary(-1, model, loop.batch, loop.rotary, loop.policies, cache))
-        for trace, segment in zip(loop.traces, loop.batch.segments, strict=True):
-            trace.tokens_per_layer.append(segment.rows)
-        queries = Queries() if wants_queries(layer, loop.batch, loop.policies) else None
-        context = StepContext(layer, loop.batch, cache, attention, queries)
-        before = loop.batch.hidden
-        hidden = model.run_layer(layer, before, loop.rotary, context)
-        loop.batch = loop.batch.after(layer, hidden)
-        loop.layer += 1
-        _let_leave(
-            loop,
-            Boundary(layer, model, loop.batch, loop.rotary, loop.policies, cache, before, queries),
-        )
+        wanted = wants_queries(layer, loop.batch, loop.policies)
+        loop.begun = Begun(Queries() if wanted else None)
+    begun = loop.begun
+    stop = min(begun.rows + rows, len(loop.batch.hidden))
+    if stop > begun.rows:  # else the rows that were left belonged to a sequence that was dropped
+        begun.out.append(_run_rows(model, loop, cache, attention, begun, stop))
+        begun.rows = stop
+    if stop == len(loop.batch.hidden):
+        _end_layer(model, loop, cache, begun)
+
+
+def _run_rows(
+    model: ModelAdapter,
+    loop: LayerLoop,
+    cache: KVCache,
+    attention: AttentionBackend,
+    begun: Begun,
+    stop: int,
+) -> Tensor:
+    """The layer's rows from the first that has not run up to ``stop``."""
+    batch, rotary = loop.batch.rows(begun.rows, stop), loop.rotary
+    if batch is not loop.batch:
+        cos, sin = rotary
+        rotary = (cos[..., begun.rows : stop, :], sin[..., begun.rows : stop, :])
+    context = StepContext(loop.layer, batch, cache, attention, begun.queries)
+    return model.run_layer(loop.layer, batch.hidden, rotary, context)
+
+
+def _end_layer(model: ModelAdapter, loop: LayerLoop, cache: KVCache, begun: Begun) -> None:
+    """All rows of the layer have run: note it, and let leave what leaves."""
+    for trace, segment in zip(loop.traces, loop.batch.segments, strict=True):
+        trace.tokens_per_layer.append(segment.rows)
+    layer, before, loop.begun = loop.layer, loop.batch.hidden, None
+    loop.batch = loop.batch.after(layer, _joined(begun.out))
+    loop.layer += 1
+    _let_leave(
+        loop,
+        Boundary(
+            layer, model, loop.batch, loop.rotary, loop.policies, cache, before, begun.queries
+        ),
+    )
 
 
 def _let_leave(loop: LayerLoop, boundary: Boundary) -> None:
@@ -114,9 +165,26 @@ def _prune(loop: LayerLoop, boundary: Boundary) -> None:
 
 
 def drop(loop: LayerLoop, index: int) -> None:
-    """Take one sequence out between two layers (its request was aborted). Mutates ``loop``."""
-    _follow(loop, *loop.batch.drop_segment(index))
+    """Take one sequence out, between two layers or two rows of one (its request was aborted).
+
+    Mutates ``loop``, which must hold others.
+    """
+    batch, keep = loop.batch.drop_segment(index)
+    _follow(loop, batch, keep)
     del loop.policies[index], loop.traces[index]
+    if loop.begun is not None:
+        _thin(loop.begun, keep[keep < loop.begun.rows])
+
+
+def _thin(begun: Begun, keep: Tensor) -> None:
+    """Of the rows that have run, only some are still wanted."""
+    begun.out, begun.rows = [_joined(begun.out).index_select(0, keep)], len(keep)
+    if begun.queries is not None:
+        begun.queries.select(keep)
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def _follow(loop: LayerLoop, batch: PackedBatch, keep: Tensor) -> None:

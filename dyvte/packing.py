@@ -86,6 +86,22 @@ class PackedBatch:
         """Last row of each segment: where its next token is predicted."""
         return [total - 1 for total in accumulate(self.lengths)]
 
+    def rows(self, first: int, stop: int) -> PackedBatch:
+        """The rows ``first..stop-1`` as a step of their own (views). Visual spans are not told."""
+        if (first, stop) == (0, len(self.hidden)):
+            return self
+        parts = [
+            replace(segment, rows=min(stop, start + segment.rows) - max(first, start), spans=())
+            for segment, start in zip(self.segments, self.starts, strict=True)
+            if start < stop and start + segment.rows > first
+        ]
+        return PackedBatch(
+            segments=tuple(parts),
+            hidden=self.hidden[first:stop],
+            positions=self.positions[..., first:stop],
+            deepstack=None if self.deepstack is None else self.deepstack[first:stop],
+        )
+
     def after(self, layer: int, hidden: Tensor) -> PackedBatch:
         """The same rows as ``layer`` left them; deepstack that is all added is let go."""
         spent = self.deepstack is not None and layer + 1 >= self.deepstack.shape[1]

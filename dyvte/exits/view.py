@@ -34,16 +34,29 @@ class KeyValues(Protocol):
 
 @dataclass(slots=True)
 class Queries:
-    """A ``Tap`` that holds on to the queries of the layer that runs (no copy)."""
+    """A ``Tap`` that holds on to the queries of the layer that runs (no copy, if it runs whole)."""
 
-    q_THD: Tensor | None = None
     scale: float = 1.0
+    _parts: list[Tensor] = field(default_factory=list)
 
     def take(
         self, layer: int, q_THD: Tensor, batch: PackedBatch, cache: KeyValues, scale: float
     ) -> None:
         """Keep a reference until the next layer."""
-        self.q_THD, self.scale = q_THD, scale
+        self._parts.append(q_THD)
+        self.scale = scale
+
+    @property
+    def q_THD(self) -> Tensor | None:
+        """The queries of all rows that have run; None before the first."""
+        if len(self._parts) > 1:
+            self._parts = [torch.cat(self._parts)]
+        return self._parts[0] if self._parts else None
+
+    def select(self, keep: Tensor) -> None:
+        """Only the rows ``keep`` are still wanted."""
+        if self.q_THD is not None:
+            self._parts = [self.q_THD.index_select(0, keep)]
 
 
 @dataclass(slots=True)
