@@ -67,10 +67,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     log.info("listening", host=settings.host, port=socket.getsockname()[1], model=settings.model)
     with socket:
         listener.run(sockets=[socket])
-    return _refuse(_reason(failures[0], settings)) if failures else 0
+    return _refuse(reason_of(failures[0], settings)) if failures else 0
 
 
-def _reason(error: Exception, settings: Settings) -> str:
+def reason_of(error: Exception, settings: Settings) -> str:
     """One line for the operator, beginning with the flag to change."""
     text = " ".join(str(error).split())
     if isinstance(error, OptionError):

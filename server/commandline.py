@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
@@ -30,7 +30,8 @@ def flag(field: str) -> str:
     return "--" + field.replace("_", "-")
 
 
-def _add(parser: argparse.ArgumentParser, name: str, field: FieldInfo) -> None:
+def add_flag(parser: argparse.ArgumentParser, name: str, field: FieldInfo) -> None:
+    """The flag of one field of ``Settings``; absent from the result where it was not typed."""
     text = (field.description or "").replace("%", "%%")
     if field.default not in (None, ()) and not isinstance(field.default, bool):
         text += f" (default: {field.default})"
@@ -51,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
         "the environment variable DYVTE_NAME or as a key of a --config file.",
     )
     for name, field in Settings.model_fields.items():
-        _add(made, name, field)
+        add_flag(made, name, field)
     return made
 
 
@@ -73,7 +74,11 @@ def _written(name: str, value: object) -> str:
 
 def load_settings(argv: Sequence[str] | None = None) -> Settings:
     """Settings from flags, environment and file. Raises ConfigError with one line."""
-    typed = vars(parser().parse_args(argv))
+    return settings_of(vars(parser().parse_args(argv)))
+
+
+def settings_of(typed: Mapping[str, Any]) -> Settings:
+    """Settings from what was typed, the environment and the file. Raises ConfigError."""
     try:
         return Settings(**typed)
     except ValidationError as error:

@@ -17,6 +17,7 @@ from dyvte.errors import DyvteError, OptionError
 
 COMMANDS = {
     "serve": "answer OpenAI requests over HTTP",
+    "batch": "answer an OpenAI batch file without a server",
     "generate": "answer one question about images on the terminal",
     "check": "what a model is and what a request costs on it, also without weights",
     "convert": "write an original checkpoint as a folder that loads fast",
