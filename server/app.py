@@ -35,6 +35,7 @@ from server.api.openapi import (
     CHAT,
     COMPLETIONS,
     DETOKENIZE,
+    RESPONSES,
     TOKENIZE,
     answer,
     errors,
@@ -42,6 +43,8 @@ from server.api.openapi import (
     stream_responses,
 )
 from server.api.reply import ChatCompletion
+from server.api.responses.reply import ResponseObject
+from server.api.responses.route import Responses, not_stored
 from server.api.service import Service
 from server.api.text_reply import TextCompletion
 from server.api.tokens import Detokenized, Tokenized, Tokens
@@ -142,6 +145,11 @@ def _add_generation(app: FastAPI, chat: Chat) -> None:
     parts = (chat.settings, chat.lifecycle, chat.preprocessor)
     text = Completions(*parts, chat.metrics, chat.version)
     app.post(COMPLETIONS, responses=stream_responses(TextCompletion), **plain)(text.answer)
+    responses = Responses(*parts, chat.metrics, chat.version)
+    app.post(RESPONSES, responses=stream_responses(ResponseObject), **plain)(responses.answer)
+    lost: dict[str, Any] = {**plain, "status_code": 404, "responses": errors(401, 404)}
+    for method in (app.get, app.delete):
+        method(RESPONSES + "/{response_id}", **lost)(not_stored)
     tokens = Tokens(*parts)
     statuses = (400, 401, 404, 413, 503)
     app.post(TOKENIZE, responses=answer(Tokenized, *statuses), **plain)(tokens.tokenize)

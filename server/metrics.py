@@ -23,6 +23,8 @@ from server.shadow_metrics import Promise, ShadowMetrics
 ENDPOINTS = (
     "/v1/chat/completions",
     "/v1/completions",
+    "/v1/responses",
+    "/v1/responses/{id}",
     "/tokenize",
     "/detokenize",
     "/v1/models",
@@ -47,7 +49,8 @@ def endpoint_of(path: str) -> str:
     """The closed label of a path."""
     if path in ENDPOINTS:
         return path
-    return "/v1/models/{id}" if path.startswith("/v1/models/") else "other"
+    kind = next((kind for kind in ("/v1/models/", "/v1/responses/") if path.startswith(kind)), None)
+    return f"{kind}{{id}}" if kind else "other"
 
 
 class ServerMetrics:

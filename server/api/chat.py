@@ -34,8 +34,26 @@ class Chat(Route):
 
     async def _begin(self, request: Request, engine: Engine, record: RequestRecord) -> Begun:
         prepared = await self._prepare(request, engine, record)
-        job = prepared.job
         reply_id = f"chatcmpl-{uuid.uuid4().hex}"
+        generation, context = self._generation(reply_id, prepared, request, engine, record)
+        return Begun(
+            generation,
+            context,
+            prepared.job.stream,
+            lambda: whole_reply(generation, context),
+            lambda opened, note: ChatStreamReply(opened, context, note),
+        )
+
+    def _generation(
+        self,
+        reply_id: str,
+        prepared: Prepared,
+        request: Request,
+        engine: Engine,
+        record: RequestRecord,
+    ) -> tuple[Generation, ReplyContext]:
+        """The answer about to be made, and what is known of it before."""
+        job = prepared.job
         record.notes |= {"reply": reply_id, "prompt_tokens": prepared.prompt_tokens}
         client = client_of(request)
         salt = client.name if client else ""
@@ -58,14 +76,7 @@ class Chat(Route):
             image_tokens=prepared.image_tokens,
             continuous_usage=job.continuous_usage,
         )
-        generation = Generation(engine, engine_request, record.deadline)
-        return Begun(
-            generation,
-            context,
-            job.stream,
-            lambda: whole_reply(generation, context),
-            lambda opened, note: ChatStreamReply(opened, context, note),
-        )
+        return Generation(engine, engine_request, record.deadline), context
 
     async def _prepare(self, request: Request, engine: Engine, record: RequestRecord) -> Prepared:
         raw = await read_json(request)

@@ -15,15 +15,19 @@ from pydantic import TypeAdapter
 from server.api.completion_schema import CompletionRequest, DetokenizeRequest, TokenizeRequest
 from server.api.errors import ErrorBody
 from server.api.reply import ChatChunk
+from server.api.responses.events import ResponseEvent
+from server.api.responses.schema import ResponseRequest
 from server.api.schema import ChatRequest
 from server.api.wire import Wire
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
+RESPONSES = "/v1/responses"
 TOKENIZE, DETOKENIZE = "/tokenize", "/detokenize"
 BODIES: dict[str, type[Wire]] = {
     CHAT: ChatRequest,
     COMPLETIONS: CompletionRequest,
+    RESPONSES: ResponseRequest,
     TOKENIZE: TokenizeRequest,
     DETOKENIZE: DetokenizeRequest,
 }
@@ -87,7 +91,7 @@ def _schema(app: FastAPI) -> dict[str, Any]:
     for methods in schema["paths"].values():
         for operation in methods.values():
             operation["responses"].pop("422", None)
-    components |= _chunk()
+    components |= _streamed()
     for path, model in BODIES.items():
         name = model.__name__
         components |= _component(name, model.model_json_schema(ref_template=_REF))
@@ -103,6 +107,13 @@ def _component(name: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {**nested, name: schema}
 
 
-def _chunk() -> dict[str, Any]:
-    """One event of a stream, for readers of the page; no route can refer to it."""
-    return _component("ChatChunk", TypeAdapter(ChatChunk).json_schema(ref_template=_REF))
+def _streamed() -> dict[str, Any]:
+    """Events of streams, for readers of the page; no route can refer to them."""
+    kinds: dict[str, Any] = {"ChatChunk": ChatChunk, "ResponseEvent": ResponseEvent}
+    return {
+        part: schema
+        for name, kind in kinds.items()
+        for part, schema in _component(
+            name, TypeAdapter(kind).json_schema(ref_template=_REF)
+        ).items()
+    }

@@ -11,7 +11,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
-from typing import Any
+from typing import Any, ClassVar
 
 import structlog
 
@@ -67,7 +67,12 @@ class OpenedStream:
 
 
 class StreamReply(ABC):
-    """The events of one answer. ``complete`` is true once the last one was handed out."""
+    """The events of one answer. ``complete`` is true once the last one was handed out.
+
+    ``ending`` follows a last chunk, but no error.
+    """
+
+    ending: ClassVar[bytes] = DONE
 
     def __init__(
         self, opened: OpenedStream, context: ReplyContext, on_answer: Callable[[Answering], None]
@@ -82,9 +87,10 @@ class StreamReply(ABC):
         try:
             async with aclosing(self._chunks()) as chunks:
                 async for chunk in chunks:
-                    yield event(chunk)
+                    yield self._framed(chunk)
             self.complete = True
-            yield DONE
+            if self.ending:
+                yield self.ending
         except (ApiError, DyvteError) as error:
             self.complete = True
             yield self._last_words(error)
@@ -99,7 +105,12 @@ class StreamReply(ABC):
     def _chunks(self) -> AsyncGenerator[Mapping[str, Any], None]:
         """What is said, in order; the last one carries the account."""
 
+    def _framed(self, chunk: Mapping[str, Any]) -> bytes:
+        """One chunk on the wire."""
+        return event(chunk)
+
     def _last_words(self, error: ApiError | DyvteError) -> bytes:
+        """What a stream ends with that went wrong."""
         told = (
             error if isinstance(error, ApiError) else from_engine(error, self._context.request_id)
         )

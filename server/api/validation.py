@@ -15,6 +15,8 @@ from pydantic_core import ErrorDetails
 
 from server.api.completion_schema import CompletionRequest, DetokenizeRequest, TokenizeRequest
 from server.api.errors import ApiError, bad_request
+from server.api.responses.items import KINDS
+from server.api.responses.schema import ResponseRequest
 from server.api.schema import ChatRequest, DyvteObject
 from server.api.wire import Wire
 
@@ -35,6 +37,20 @@ UNSUPPORTED: Mapping[str, Sequence[object]] = {
     "web_search_options": (),
 }
 UNSUPPORTED_IN_TEXT: Mapping[str, Sequence[object]] = {"suffix": ("",), "use_beam_search": (False,)}
+UNSUPPORTED_IN_RESPONSE: Mapping[str, Sequence[object]] = {
+    "background": (False,),
+    "context_management": (),
+    "conversation": (),
+    "moderation": (),
+    "previous_response_id": (),
+    "prompt": (),
+    "service_tier": ("auto", "default"),
+    "truncation": ("disabled",),
+}
+NOT_STORED = {
+    "item_reference": "nothing is stored here to refer to; send the item itself",
+    "reasoning": "no model here reasons apart from its answer; leave the item out",
+}
 GUIDED = ("guided_json", "guided_regex", "guided_choice", "guided_grammar")
 UNSUPPORTED_IN_MESSAGE: Mapping[str, Sequence[object]] = {
     "audio": (),
@@ -54,6 +70,39 @@ def parse_chat(raw: Mapping[str, Any]) -> ChatRequest:
             for i, message in enumerate(messages)
         ]
     return _validated(ChatRequest, wire)
+
+
+def parse_response(raw: Mapping[str, Any]) -> ResponseRequest:
+    """The request in ``raw``. Raises ApiError (400)."""
+    wire = _without_unsupported(raw, UNSUPPORTED_IN_RESPONSE, "", ResponseRequest.model_fields)
+    items = raw.get("input")
+    if isinstance(items, list):
+        wire["input"] = [_item(item, f"input[{i}]") for i, item in enumerate(items)]
+    return _validated(ResponseRequest, wire)
+
+
+def _item(item: object, path: str) -> object:
+    """``item`` without a file by its id, which nothing here has."""
+    if not isinstance(item, dict):
+        return item
+    bare = "item_reference" if "id" in item and "role" not in item else "message"
+    kind = item.get("type") or bare
+    if kind in NOT_STORED:
+        message = f"'{path}' is of type '{kind}': {NOT_STORED[kind]}."
+        raise bad_request(message, path, "unsupported_parameter")
+    if kind not in KINDS:
+        known = ", ".join(f"'{each}'" for each in KINDS)
+        raise bad_request(f"Invalid '{path}.type': expected one of {known}.", f"{path}.type")
+    parts = item.get("content")
+    if not isinstance(parts, list):
+        return item
+    content = [
+        _without_unsupported(part, {"file_id": ()}, f"{path}.content[{at}].", ())
+        if isinstance(part, dict)
+        else part
+        for at, part in enumerate(parts)
+    ]
+    return {**item, "content": content}
 
 
 def parse_completion(raw: Mapping[str, Any]) -> CompletionRequest:
