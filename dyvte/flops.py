@@ -177,17 +177,19 @@ def request_flops(
     decode_steps: Sequence[int],
     gates: int = 0,
     avoided_by_cache: int = 0,
+    scored_rows: int = 0,
 ) -> FlopsReport:
     """The account of one request: counted twice by the same code, as it was and as if full.
 
     ``decode_steps`` has the one-row steps of each of the n choices; the prefill counts once.
+    ``scored_rows`` are the rows of the prompt that the head ran over besides the last.
     """
 
     def llm(layers: Sequence[int]) -> tuple[int, int]:
         return shape.prefill(layers), sum(shape.decode(layers, steps) for steps in decode_steps)
 
     prefill, decode = llm(tokens_per_layer)
-    head = shape.head(1 + sum(decode_steps))
+    head = shape.head(1 + scored_rows + sum(decode_steps))
     full_prefill, full_decode = llm([prompt_tokens] * shape.num_layers)
     return FlopsReport(
         vision=vision,

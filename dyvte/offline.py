@@ -13,7 +13,7 @@ from torch import Tensor
 from dyvte.attention import AttentionBackend
 from dyvte.engine.build import EngineConfig, build_core
 from dyvte.engine.core import EngineCore
-from dyvte.engine.events import EngineRequest
+from dyvte.engine.events import EngineRequest, TokenLogprobs
 from dyvte.engine.sequence import RequestState
 from dyvte.engine.sequence import Sequence as Choice
 from dyvte.engine.stats import RequestStats
@@ -34,7 +34,8 @@ class Result:
     rows whose keys and values each layer kept of them. ``gate_logits`` is ``[gates asked, 2]``
     float32 (keep, exit) or None; ``kept_visual`` one ``(layer, rows)`` per pruning: which of the
     prompt's visual rows (counted from 0) went on into ``layer``; ``logits`` ``[tokens, vocab]``
-    float32, row i chose token i.
+    float32, row i chose token i. ``prompt_logprobs`` are those of the prompt's tokens from the
+    second on, where the sampling asks for them.
     """
 
     token_ids: list[int]
@@ -48,6 +49,7 @@ class Result:
     logits: Tensor | None
     flops: FlopsReport
     stats: RequestStats = field(repr=False)
+    prompt_logprobs: tuple[TokenLogprobs, ...] | None = field(default=None, repr=False)
     choices: list[Result] = field(default_factory=list, repr=False)
 
 
@@ -120,6 +122,7 @@ def _choice(model: Model, choice: Choice, stats: RequestStats) -> Result:
         logits=torch.stack(choice.logits) if choice.logits else None,
         flops=stats.flops,
         stats=stats,
+        prompt_logprobs=choice.owner.prompt_logprobs,
     )
 
 

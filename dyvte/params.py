@@ -42,10 +42,12 @@ class FinishReason(StrEnum):
 class SamplingParams:
     """How tokens are chosen. Names and defaults are OpenAI's where OpenAI has one.
 
-    ``max_tokens`` None is as many as the context holds. ``temperature`` 0 is greedy and exact.
+    ``max_tokens`` None is as many as the context holds, 0 none. ``temperature`` 0 is greedy and
+    exact.
     ``seed`` makes a sampled result repeatable whatever else runs in the batch. ``stop`` holds
     strings (the text ends before them), ``stop_token_ids`` ids (not returned). ``logprobs`` is
-    the number of alternatives to report per token (0: the chosen one only). ``return_logits``
+    the number of alternatives to report per token (0: the chosen one only), ``prompt_logprobs``
+    the same for the tokens of a prompt without images. ``return_logits``
     keeps the float32 logits of every chosen token in the offline result; both are the model's own,
     before bias and penalties. ``logit_bias`` maps ids to what is added to their logits.
     The penalties are those of ``dyvte.penalties``. ``structured_output`` is the form that the text
@@ -64,6 +66,7 @@ class SamplingParams:
     ignore_eos: bool = False
     n: int = 1
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
     return_logits: bool = False
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
@@ -81,7 +84,7 @@ class SamplingParams:
             object.__setattr__(self, "stop", tuple(self.stop))
         object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
         if self.max_tokens is not None:
-            at_least("max_tokens", self.max_tokens, 1)
+            at_least("max_tokens", self.max_tokens, 0)
         between("temperature", self.temperature, 0.0, 2.0)
         between("top_p", self.top_p, 0.0, 1.0)
         if self.top_p == 0.0:
@@ -96,8 +99,12 @@ class SamplingParams:
                 "min_tokens", f"{self.min_tokens} exceeds max_tokens {self.max_tokens}"
             )
         at_least("n", self.n, 1)
-        if self.logprobs is not None and not 0 <= self.logprobs <= MAX_TOP_LOGPROBS:
-            raise OptionError("top_logprobs", f"must be 0..{MAX_TOP_LOGPROBS}, not {self.logprobs}")
+        for name, count in (
+            ("top_logprobs", self.logprobs),
+            ("prompt_logprobs", self.prompt_logprobs),
+        ):
+            if count is not None and not 0 <= count <= MAX_TOP_LOGPROBS:
+                raise OptionError(name, f"must be 0..{MAX_TOP_LOGPROBS}, not {count}")
         if any(not isinstance(text, str) or not text for text in self.stop):
             raise OptionError("stop", "each stop must be a non-empty string")
         between("frequency_penalty", self.frequency_penalty, -2.0, 2.0)

@@ -91,3 +91,12 @@ def _draw(scores_V: Tensor, params: SamplingParams, uniform: float) -> Tensor:
 def log_probs(logits_SV: Tensor) -> Tensor:
     """log softmax in float32, before temperature: what ``logprobs`` reports."""
     return logits_SV.float().log_softmax(-1)
+
+
+def top_of(log_probs_SV: Tensor, count: int) -> list[tuple[tuple[int, float], ...]]:
+    """The ``count`` most likely ids of each row with their log-probabilities, best first."""
+    if not count:
+        return [()] * len(log_probs_SV)
+    top = log_probs_SV.topk(count)
+    rows = zip(top.indices.tolist(), top.values.tolist(), strict=True)
+    return [tuple(zip(ids, values, strict=True)) for ids, values in rows]

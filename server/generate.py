@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from dyvte.engine.events import Engine, EngineRequest, TokenEvent
+from dyvte.engine.events import Engine, EngineRequest, TokenEvent, TokenLogprobs
 from dyvte.engine.stats import RequestStats
 from dyvte.errors import EngineStopped, RequestFailed
 from dyvte.params import FinishReason
@@ -29,7 +29,8 @@ class Delta:
 
 
 class Generation:
-    """One request on its way through the engine. ``stats`` is there after the last delta.
+    """One request on its way through the engine. ``stats`` is there after the last delta,
+    ``prompt_logprobs`` with the first where they were asked for.
 
     ``deadline`` is when it must be done, on the event loop's clock. ``continues_text``: the space
     before the first word belongs to it.
@@ -57,6 +58,7 @@ class Generation:
         ]
         self.finish_reasons: dict[int, FinishReason] = {}
         self.stats: RequestStats | None = None
+        self.prompt_logprobs: tuple[TokenLogprobs, ...] = ()
 
     @property
     def each(self) -> Sequence[Generation]:
@@ -86,6 +88,8 @@ class Generation:
     def _take(self, event: TokenEvent) -> Sequence[Delta]:
         if event.stats is not None:
             self.stats = event.stats
+        if event.prompt is not None:
+            self.prompt_logprobs = event.prompt
         if event.index in self.finish_reasons:
             return ()
         self._check(event)

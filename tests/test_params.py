@@ -35,7 +35,7 @@ def test_stop_is_one_string_or_several(given: Any, kept: tuple[str, ...]) -> Non
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("max_tokens", 0),
+        ("max_tokens", -1),
         ("max_tokens", 1.5),
         ("max_tokens", True),
         ("temperature", -0.1),

@@ -82,6 +82,8 @@ class EngineCore:
         if sampling.n > most:
             raise OptionError("n", f"{sampling.n} choices do not fit at once; at most {most} do")
         _check_ids(sampling, adapter.decoder.vocab_size)
+        if sampling.prompt_logprobs is not None and layout.spans:
+            raise OptionError("prompt_logprobs", "are there for prompts without images only")
         return RequestState(request, layout, options, policy)
 
     def add(self, state: RequestState, background: bool = False) -> None:
@@ -375,5 +377,5 @@ def _check_ids(sampling: SamplingParams, vocab_size: int) -> None:
     for token in sampling.logit_bias:
         if token >= vocab_size:
             raise OptionError("logit_bias", f"{token} is not in the vocabulary of {vocab_size}")
-    if sampling.logprobs is not None and sampling.logprobs > vocab_size:
+    if max(sampling.logprobs or 0, sampling.prompt_logprobs or 0) > vocab_size:
         raise OptionError("top_logprobs", f"{sampling.logprobs} exceeds the vocabulary")

@@ -46,7 +46,8 @@ class TokenEvent:
 
     ``finish_reason`` is set on a choice's last event; its ``token_id`` is None there if nothing
     is to be shown (the end-of-sequence token is never shown). ``stats`` comes on the very last
-    event of the request.
+    event of the request. ``prompt`` is on each choice's first event where it was asked for: the
+    prompt's tokens from the second on.
     """
 
     index: int
@@ -54,6 +55,7 @@ class TokenEvent:
     logprobs: TokenLogprobs | None = None
     finish_reason: FinishReason | None = None
     stats: RequestStats | None = None
+    prompt: tuple[TokenLogprobs, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from dyvte.engine.events import TokenEvent, TokenLogprobs
@@ -12,7 +11,7 @@ from dyvte.engine.sequence import RequestState, Sequence
 from dyvte.errors import EngineError
 from dyvte.model import Model
 from dyvte.params import FinishReason
-from dyvte.sampling import log_probs
+from dyvte.sampling import log_probs, top_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +32,13 @@ def accept(
     _tick(sequence, now)
     if params.return_logits:
         sequence.logits.append(logits.float().cpu())
+    scored = sequence.owner.prompt_logprobs if sequence.sampled == 1 else None
     ended = token in params.stop_token_ids
-    if ended or (token in model.adapter.eos_token_ids and not params.ignore_eos):
-        sequence.finish_reason = FinishReason.STOP
-        return TokenEvent(sequence.index, None, finish_reason=FinishReason.STOP)
+    ended |= token in model.adapter.eos_token_ids and not params.ignore_eos
+    if ended or params.max_tokens == 0:
+        reason = FinishReason.LENGTH if params.max_tokens == 0 else FinishReason.STOP
+        sequence.finish_reason = reason
+        return TokenEvent(sequence.index, None, finish_reason=reason, prompt=scored)
     sequence.token_ids.append(token)
     if sequence.constraint is not None:
         sequence.constraint.accept(token)
@@ -46,6 +48,7 @@ def accept(
         token,
         _logprobs(logits, token, params.logprobs),
         sequence.finish_reason,
+        prompt=scored,
     )
 
 
@@ -81,7 +84,5 @@ def _finish(model: Model, sequence: Sequence, max_rows: int) -> FinishReason | N
 def _logprobs(logits: Tensor, token: int, count: int | None) -> TokenLogprobs | None:
     if count is None:
         return None
-    values = log_probs(logits[None])[0]
-    top = torch.topk(values, count) if count else None
-    pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True) if top else ()
-    return TokenLogprobs(float(values[token]), tuple(pairs))
+    values = log_probs(logits[None])
+    return TokenLogprobs(float(values[0, token]), top_of(values, count)[0])

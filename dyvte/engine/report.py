@@ -58,6 +58,7 @@ def request_flops_of(model: ModelAdapter, state: RequestState) -> FlopsReport:
         decode_steps=[max(0, choice.sampled - 1) for choice in state.choices],
         gates=gates,
         avoided_by_cache=state.vision_flops_spared,
+        scored_rows=len(state.prompt_logprobs or ()),
     )
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from dyvte import forward as loop
 from dyvte.attention import AttentionBackend
 from dyvte.engine.image_cache import ImageCache
+from dyvte.engine.scoring import score_prompts
 from dyvte.engine.sequence import RequestState, Sequence
 from dyvte.exits.policy import Off
 from dyvte.kv_cache import KVCache
@@ -109,6 +110,7 @@ class Runner:
         loop.advance(self.model, prefill.state, self.cache, self.attention, stop)
         outputs: list[Output] = []
         if stop == self.model.decoder.num_layers:
+            score_prompts(self.model, prefill.state.batch, prefill.sequences)
             out = loop.finish(self.model, prefill.state)
             outputs = _outputs(prefill.sequences, out, len(prefill.sequences))
         prefill.seconds += time.perf_counter() - began
@@ -127,7 +129,10 @@ class Runner:
         if decodes:
             parts += self._next_rows(decodes)
         policies = [each.policy for each in prefills] + [Off() for _ in decodes]
-        out = loop.forward(self.model, pack(parts), self.cache, policies, self.attention)
+        state = loop.start(self.model, pack(parts), policies)
+        loop.advance(self.model, state, self.cache, self.attention, self.model.decoder.num_layers)
+        score_prompts(self.model, state.batch, prefills)
+        out = loop.finish(self.model, state)
         return _outputs([*prefills, *decodes], out, len(prefills)), out.gate_seconds
 
     def _prompt(self, sequence: Sequence) -> Part:

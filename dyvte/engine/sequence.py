@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dyvte.constraints.constraint import Constraint
-from dyvte.engine.events import EngineRequest
+from dyvte.engine.events import EngineRequest, TokenLogprobs
 from dyvte.exits.policy import Chain, ExitPolicy, Fixed, Off, Policy
 from dyvte.exits.prune.rule import Replay
 from dyvte.models.adapter import PromptLayout
@@ -38,6 +38,7 @@ class RequestState:
     """One request: its expanded prompt, its exit policy, its choices and its clock.
 
     ``image_hit``: were its images' rows there already? None: no cache was asked.
+    ``prompt_logprobs``: those of the prompt's tokens from the second on, once they are computed.
     """
 
     request: EngineRequest
@@ -53,6 +54,7 @@ class RequestState:
     kv_rows_held: int = 0
     kv_rows_full: int = 0
     gaps: list[float] = field(default_factory=list)
+    prompt_logprobs: tuple[TokenLogprobs, ...] | None = None
 
     @property
     def sampling(self) -> SamplingParams:

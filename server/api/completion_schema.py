@@ -36,6 +36,7 @@ class CompletionRequest(SamplingFields):
     """The body of ``POST /v1/completions``. Text only; ``logprobs`` is a number here."""
 
     prompt: PromptField
+    max_tokens: Annotated[int, Field(ge=0)] | None = None
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     echo: bool | None = None
     add_special_tokens: bool | None = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from starlette.requests import Request
@@ -27,6 +27,7 @@ from server.api.reply import ReplyContext
 from server.api.route import Begun, Route, fingerprint
 from server.api.sampling import check_sampling, over, sampling_of
 from server.api.sse import unless_gone
+from server.api.text_logprobs import Echo
 from server.api.text_reply import TextStreamReply, whole_text
 from server.api.validation import parse_completion
 from server.generate import Generation
@@ -64,7 +65,7 @@ class Completions(Route):
             continuous_usage=bool(options and options.continuous_usage_stats),
         )
         answering = _answering(prepared, engine, reply_id, record.deadline)
-        echoes = prepared.texts if asked.echo else ()
+        echoes = _echoes(prepared, engine) if asked.echo else ()
         return Begun(
             answering,
             context,
@@ -93,9 +94,6 @@ def _translate(
 ) -> TextJob:
     """The job that ``asked`` is. Raises ApiError (400)."""
     check_sampling(asked, engine, settings)
-    if asked.echo and asked.logprobs is not None:
-        message = "'echo' with 'logprobs' is not supported: prompts are not scored."
-        raise bad_request(message, "echo", "unsupported_parameter")
     several = _prompts(asked)
     if len(several) * (asked.n or 1) > settings.max_n:
         raise over("prompt", "choices", settings.max_n)
@@ -107,6 +105,8 @@ def _translate(
     form = choose_form(asked.response_format, asked.structured_outputs)
     limit = DEFAULT_TOKENS if asked.max_tokens is None else asked.max_tokens
     sampling: SamplingParams = sampling_of(asked, form, limit, asked.logprobs)
+    if asked.echo:
+        sampling = replace(sampling, prompt_logprobs=asked.logprobs)
     exits: ExitOptions = choose_exits(asked, headers, engine, settings)
     return TextJob(
         prompts=tuple(several),
@@ -122,6 +122,15 @@ def _prompts(asked: CompletionRequest) -> list[str | list[int]]:
     given: Any = asked.prompt
     several = prompt_form(given).startswith("many")
     return list(given) if several else [given]
+
+
+def _echoes(prepared: PreparedTexts, engine: Engine) -> tuple[Echo, ...]:
+    def echo(text: str, prompt: Prompt) -> Echo:
+        nameless = {each for each in prompt.token_ids if not engine.token_bytes(each)}
+        specials = {each: engine.detokenize([each]) for each in nameless}
+        return Echo(text, tuple(prompt.token_ids), specials)
+
+    return tuple(map(echo, prepared.texts, prepared.prompts))
 
 
 def _answering(

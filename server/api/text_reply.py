@@ -11,20 +11,17 @@ import orjson
 from typing_extensions import TypedDict
 
 from server.api.account import DyvteAccount, account_of
-from server.api.reply import LOWEST_LOGPROB, ReplyContext, Usage
+from server.api.reply import ReplyContext, Usage
 from server.api.streaming import OpenedStream, StreamReply
-from server.detokenize import ShownToken
+from server.api.text_logprobs import (
+    Echo,
+    TextLogprobs,
+    joined,
+    logprobs_of,
+    logprobs_of_prompt,
+)
 from server.generate import Delta
 from server.generations import Answering
-
-
-class TextLogprobs(TypedDict):
-    """One entry per token shown; ``text_offset`` counts characters of the choice's text."""
-
-    tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
-    text_offset: list[int]
 
 
 class TextChoice(TypedDict):
@@ -58,27 +55,26 @@ class _Choice:
 
 
 class TextWriter:
-    """Deltas → choices of text completions. ``echoes`` are shown first: one text per prompt."""
+    """Deltas → choices of text completions. ``echoes``, one per prompt, begin their choices."""
 
-    def __init__(self, context: ReplyContext, echoes: tuple[str, ...]) -> None:
+    def __init__(
+        self, answering: Answering, context: ReplyContext, echoes: tuple[Echo, ...]
+    ) -> None:
+        self._answering = answering
         self._context = context
         self._echoes = echoes
         self._choices = [_Choice() for _ in range(context.num_choices)]
 
-    def echo(self) -> list[TextChoice]:
-        """The prompts, once per choice; nothing if they are not wanted."""
-        if not self._echoes:
-            return []
-        share = self._context.num_choices // len(self._echoes)
-        return [
-            self._piece(at, self._echoes[at // share], (), None)
-            for at in range(self._context.num_choices)
-        ]
-
-    def write(self, delta: Delta) -> TextChoice:
-        """A piece of a choice."""
+    def write(self, delta: Delta) -> list[TextChoice]:
+        """The pieces of a choice that a delta adds: the echo first, with the first of them."""
         reason = delta.finish_reason.value if delta.finish_reason else None
-        return self._piece(delta.index, delta.text, delta.tokens, reason)
+        offset = self._choices[delta.index].offset
+        written = []
+        if self._echoes and not self._choices[delta.index].pieces:
+            written.append(self._echo(delta.index))
+            offset = self._choices[delta.index].offset
+        logprobs = logprobs_of(delta.tokens, offset, self._text) if self._wanted else None
+        return [*written, self._piece(delta.index, delta.text, logprobs, reason)]
 
     def whole(self) -> list[TextChoice]:
         """All pieces of each choice as one."""
@@ -96,11 +92,22 @@ class TextWriter:
             "choices": choices,
         }
 
+    @property
+    def _wanted(self) -> bool:
+        return self._context.logprobs
+
+    def _echo(self, index: int) -> TextChoice:
+        prompt = index * len(self._echoes) // self._context.num_choices
+        echo, logprobs = self._echoes[prompt], None
+        if self._wanted:
+            scores = self._answering.each[prompt].prompt_logprobs
+            logprobs = logprobs_of_prompt(echo, scores, self._text)
+        return self._piece(index, echo.text, logprobs, None)
+
     def _piece(
-        self, index: int, text: str, tokens: tuple[ShownToken, ...], reason: str | None
+        self, index: int, text: str, logprobs: TextLogprobs | None, reason: str | None
     ) -> TextChoice:
         choice = self._choices[index]
-        logprobs = self._logprobs(tokens, choice.offset) if self._context.logprobs else None
         made: TextChoice = {
             "index": index,
             "text": text,
@@ -111,31 +118,15 @@ class TextWriter:
         choice.pieces.append(made)
         return made
 
-    def _logprobs(self, tokens: tuple[ShownToken, ...], offset: int) -> TextLogprobs:
-        made: TextLogprobs = {
-            "tokens": [],
-            "token_logprobs": [],
-            "top_logprobs": [],
-            "text_offset": [],
-        }
-        for token in tokens:
-            text = self._text(token.token_id)
-            top = {self._text(rival): max(p, LOWEST_LOGPROB) for rival, p in token.logprobs.top}
-            made["tokens"].append(text)
-            made["token_logprobs"].append(max(token.logprobs.logprob, LOWEST_LOGPROB))
-            made["top_logprobs"].append(top)
-            made["text_offset"].append(offset)
-            offset += len(text)
-        return made
-
     def _text(self, token_id: int) -> str:
         return self._context.token_bytes(token_id).decode("utf-8", "replace")
 
 
-async def whole_text(answering: Answering, context: ReplyContext, echoes: tuple[str, ...]) -> bytes:
+async def whole_text(
+    answering: Answering, context: ReplyContext, echoes: tuple[Echo, ...]
+) -> bytes:
     """The body of a whole answer. Raises EngineError."""
-    writer = TextWriter(context, echoes)
-    writer.echo()
+    writer = TextWriter(answering, context, echoes)
     async with aclosing(answering.deltas()) as deltas:
         async for step in deltas:
             for delta in step:
@@ -154,19 +145,20 @@ class TextStreamReply(StreamReply):
         opened: OpenedStream,
         context: ReplyContext,
         on_answer: Callable[[Answering], None],
-        echoes: tuple[str, ...],
+        echoes: tuple[Echo, ...],
     ) -> None:
         super().__init__(opened, context, on_answer)
-        self._writer = TextWriter(context, echoes)
+        self._writer = TextWriter(opened.generation, context, echoes)
 
     async def _chunks(self) -> AsyncGenerator[TextCompletion, None]:
         answering, context = self._opened.generation, self._context
-        for choice in self._writer.echo():
-            yield self._chunk([choice])
         last: TextCompletion | None = None
         async with aclosing(self._opened.deltas()) as deltas:
             async for delta in deltas:
-                chunk = self._chunk([self._writer.write(delta)])
+                *echoed, piece = self._writer.write(delta)
+                for choice in echoed:
+                    yield self._chunk([choice])
+                chunk = self._chunk([piece])
                 if last is not None:
                     yield last
                     last = None
@@ -196,12 +188,7 @@ def _joined(pieces: list[TextChoice]) -> TextChoice:
     made: TextChoice = {**pieces[-1], "text": "".join(piece["text"] for piece in pieces)}
     parts = [piece["logprobs"] for piece in pieces if piece["logprobs"] is not None]
     if parts:
-        made["logprobs"] = {
-            "tokens": [each for part in parts for each in part["tokens"]],
-            "token_logprobs": [each for part in parts for each in part["token_logprobs"]],
-            "top_logprobs": [each for part in parts for each in part["top_logprobs"]],
-            "text_offset": [each for part in parts for each in part["text_offset"]],
-        }
+        made["logprobs"] = joined(parts)
     return made
 
 

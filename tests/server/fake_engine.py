@@ -123,7 +123,7 @@ class FakeEngine:
             time.sleep(0.3)
 
     def token_bytes(self, token_id: int) -> bytes:
-        return bytes([token_id])
+        return bytes([token_id]) if token_id != 1 else b""
 
     def submit(self, request: EngineRequest) -> AsyncGenerator[Sequence[TokenEvent], None]:
         if self.draining or self.stopped:
@@ -149,6 +149,7 @@ class FakeEngine:
 
     async def _steps(self, request: EngineRequest) -> AsyncGenerator[Sequence[TokenEvent], None]:
         sampling, done = request.sampling, 0
+        scored = _scores(request)
         tokens = list(self.answer[: sampling.max_tokens])
         for step, token in enumerate(tokens):
             await asyncio.sleep(self.step_s)
@@ -162,13 +163,21 @@ class FakeEngine:
             done += 1
             self.given += 1
             yield [
-                TokenEvent(index, token, logprobs=_logprobs(token, sampling))
+                TokenEvent(
+                    index,
+                    token,
+                    logprobs=_logprobs(token, sampling.logprobs),
+                    prompt=None if step else scored,
+                )
                 for index in range(sampling.n)
                 if index not in ended
             ]
         cut = sampling.max_tokens is not None and len(self.answer) > sampling.max_tokens
         reason = FinishReason.LENGTH if cut else FinishReason.STOP
-        events = [TokenEvent(i, None, finish_reason=reason) for i in range(sampling.n)]
+        first = None if done else scored
+        events = [
+            TokenEvent(i, None, finish_reason=reason, prompt=first) for i in range(sampling.n)
+        ]
         stats = account(self.check(request.prompt, sampling, request.exits), request, done)
         for observer in self.observers:
             observer.on_step(StepStats(seconds=0.01, gate_seconds=0.001, vision_seconds=0.002))
@@ -196,11 +205,18 @@ class FakeEngine:
         self.stopped = True
 
 
-def _logprobs(token: int, sampling: SamplingParams) -> TokenLogprobs | None:
-    if sampling.logprobs is None:
+def _logprobs(token: int, count: int | None) -> TokenLogprobs | None:
+    if count is None:
         return None
-    top = tuple((token + i, -0.5 - i) for i in range(sampling.logprobs))
+    top = tuple((token + i, -0.5 - i) for i in range(count))
     return TokenLogprobs(-0.5, top)
+
+
+def _scores(request: EngineRequest) -> tuple[TokenLogprobs, ...] | None:
+    wanted, ids = request.sampling.prompt_logprobs, request.prompt.token_ids
+    if wanted is None:
+        return None
+    return tuple(score for token in ids[1:] if (score := _logprobs(token, wanted)))
 
 
 def account(rows: int, request: EngineRequest, steps: int) -> RequestStats:

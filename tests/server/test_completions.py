@@ -13,7 +13,7 @@ from dyvte.structured import StructuredOutput
 from tests.server.conftest import Connect
 from tests.server.examples import CHAT, body, events
 from tests.server.fake_engine import FakeEngine
-from tests.server.openai_schema import check
+from tests.server.openai_schema import check_text, check_text_chunk
 from tests.server.running import serve
 
 pytestmark = pytest.mark.anyio
@@ -25,6 +25,14 @@ def asked(prompt: object = "hi", **fields: Any) -> dict[str, Any]:
     return {"model": "demo", "prompt": prompt, **fields}
 
 
+def chunks_of(reply: httpx.Response) -> list[dict[str, Any]]:
+    """The events of a stream, each held against OpenAI's schema."""
+    chunks = events(reply)
+    for chunk in chunks:
+        check_text_chunk(chunk)
+    return chunks
+
+
 def texts(chunks: list[dict[str, Any]], count: int = 1) -> list[str]:
     choices = [choice for chunk in chunks for choice in chunk["choices"]]
     return ["".join(c["text"] for c in choices if c["index"] == at) for at in range(count)]
@@ -33,7 +41,7 @@ def texts(chunks: list[dict[str, Any]], count: int = 1) -> list[str]:
 async def whole(client: httpx.AsyncClient, **fields: Any) -> dict[str, Any]:
     reply = await client.post(URL, json=asked(**fields))
     assert reply.status_code == 200, reply.text
-    check("CreateCompletionResponse", reply.json())
+    check_text(reply.json())
     made: dict[str, Any] = reply.json()
     return made
 
@@ -72,13 +80,13 @@ async def test_the_prompt_is_echoed(connect: Connect) -> None:
         reply = await whole(client, prompt=["one ", "two "], echo=True)
         stream = await client.post(URL, json=asked([104, 105], echo=True, stream=True, n=2))
     assert [choice["text"] for choice in reply["choices"]] == ["one " + TEXT, "two " + TEXT]
-    assert texts(events(stream), 2) == ["hi" + TEXT] * 2
+    assert texts(chunks_of(stream), 2) == ["hi" + TEXT] * 2
 
 
 async def test_log_probabilities_have_the_old_shape(connect: Connect) -> None:
     async with connect() as client:
         reply = await whole(client, logprobs=2)
-        chunks = events(await client.post(URL, json=asked(logprobs=2, stream=True)))
+        chunks = chunks_of(await client.post(URL, json=asked(logprobs=2, stream=True)))
     told = reply["choices"][0]["logprobs"]
     assert told["tokens"] == list(TEXT)
     assert told["text_offset"] == list(range(len(TEXT)))
@@ -88,13 +96,57 @@ async def test_log_probabilities_have_the_old_shape(connect: Connect) -> None:
     assert [at for each in streamed for at in each["text_offset"]] == told["text_offset"]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("prompt", "tokens", "offsets"),
+    [
+        ("hi", ["<s>", "h", "i"], [0, 0, 1]),
+        ([1, 104, 105], ["<s>", "h", "i"], [0, 3, 4]),
+        ([104], ["h"], [0]),
+    ],
+)
+async def test_an_echoed_prompt_has_log_probabilities_too(
+    connect: Connect, prompt: object, tokens: list[str], offsets: list[int], stream: bool
+) -> None:
+    """As evaluation harnesses ask for them: a null first, then one for each token."""
+    fields = {"echo": True, "logprobs": 1, "n": 2, "max_tokens": 2}
+    async with connect() as client:
+        if stream:
+            chunks = chunks_of(await client.post(URL, json=asked(prompt, stream=True, **fields)))
+            choices = [choice for chunk in chunks for choice in chunk["choices"]]
+            told = [c["logprobs"] for c in choices if c["index"] == 1 and c["logprobs"]]
+            found = {key: [each for part in told for each in part[key]] for key in told[0]}
+        else:
+            reply = await whole(client, prompt=prompt, **fields)
+            found = reply["choices"][1]["logprobs"]
+    assert found["tokens"] == [*tokens, "H", "e"]
+    assert found["token_logprobs"] == [None] + [-0.5] * (len(tokens) + 1)
+    assert found["top_logprobs"][0] is None
+    assert found["top_logprobs"][1:] == [{token: -0.5} for token in found["tokens"][1:]]
+    start = len(prompt) if isinstance(prompt, str) else len("".join(tokens))
+    assert found["text_offset"] == [*offsets, start, start + 1]
+
+
+@pytest.mark.parametrize("echo", [True, False])
+async def test_a_prompt_may_be_scored_without_an_answer(connect: Connect, echo: bool) -> None:
+    async with connect() as client:
+        reply = await whole(client, echo=echo, logprobs=0, max_tokens=0)
+        chunks = chunks_of(await client.post(URL, json=asked(echo=echo, max_tokens=0, stream=True)))
+    (choice,) = reply["choices"]
+    assert choice["text"] == "".join(texts(chunks)) == ("hi" if echo else "")
+    assert choice["finish_reason"] == chunks[-1]["choices"][0]["finish_reason"] == "length"
+    assert reply["usage"]["completion_tokens"] == 0
+    if echo:
+        assert choice["logprobs"]["token_logprobs"] == [None, -0.5, -0.5]
+
+
 @pytest.mark.parametrize("prompt", ["hi", ["a", "b", "c"]])
 async def test_a_stream_says_what_a_whole_answer_says(connect: Connect, prompt: object) -> None:
     count = 1 if isinstance(prompt, str) else len(prompt)  # type: ignore[arg-type]
     options = {"include_usage": True}
     async with connect() as client:
         reply = await whole(client, prompt=prompt)
-        chunks = events(
+        chunks = chunks_of(
             await client.post(URL, json=asked(prompt, stream=True, stream_options=options))
         )
     *pieces, last = chunks
@@ -114,9 +166,8 @@ async def test_every_chunk_says_the_usage_so_far_where_it_is_asked_for(
     options = {"include_usage": True, "continuous_usage_stats": True}
     question = asked() if url == URL else body()
     async with connect() as client:
-        chunks = events(
-            await client.post(url, json={**question, "stream": True, "stream_options": options})
-        )
+        reply = await client.post(url, json={**question, "stream": True, "stream_options": options})
+    chunks = chunks_of(reply) if url == URL else events(reply)
     counts = [chunk["usage"]["completion_tokens"] for chunk in chunks]
     assert counts == sorted(counts)
     assert counts[-1] == len(TEXT)
@@ -144,10 +195,9 @@ async def test_one_prompt_that_fails_ends_them_all(connect: Connect) -> None:
         ({"suffix": "end"}, "suffix"),
         ({"best_of": 3}, "best_of"),
         ({"use_beam_search": True}, "use_beam_search"),
-        ({"echo": True, "logprobs": 1}, "echo"),
         ({"logprobs": True}, "logprobs"),
         ({"logprobs": 21}, "logprobs"),
-        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": -1}, "max_tokens"),
         ({"messages": []}, "messages"),
         ({"prompt": None}, "prompt"),
         ({"prompt": []}, "prompt"),
