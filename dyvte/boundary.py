@@ -125,10 +125,11 @@ class Boundary:
             return {}
         values = torch.cat(measured).tolist()
         ends = itertools.accumulate(len(each) for each in measured)
-        return {
-            index: tuple(values[end - len(each) : end])
-            for index, each, end in zip(indices, measured, ends, strict=True)
-        }
+        readings: dict[int, Reading] = {}
+        for index, each, end in zip(indices, measured, ends, strict=True):
+            readings[index] = reading = tuple(values[end - len(each) : end])
+            traces[index].measured.append(reading)
+        return readings
 
 
 def wants_queries(layer: int, batch: PackedBatch, policies: Sequence[Policy]) -> bool:

@@ -3,6 +3,7 @@ read this same record. Plain numbers; knows no model."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from dyvte.exits.policy import GateReading
@@ -13,7 +14,8 @@ from dyvte.exits.prune.rule import Cut
 class SequenceTrace:
     """What happened to one segment: rows per layer run, gates asked, cuts, where its image left.
 
-    ``rule_flops`` is what pruning rules and policies that measure spent themselves.
+    ``measured`` has what policies that measure were given instead of a gate's reading.
+    ``rule_flops`` is what pruning rules and such policies spent themselves.
     """
 
     tokens_per_layer: list[int] = field(default_factory=list)
@@ -21,12 +23,19 @@ class SequenceTrace:
     readings: list[GateReading] = field(default_factory=list)
     gates_asked: list[int] = field(default_factory=list)
     cuts: list[Cut] = field(default_factory=list)
+    measured: list[tuple[float, ...]] = field(default_factory=list)
     rule_flops: int = 0
 
     @property
+    def gates_read(self) -> int:
+        """Readings, of gates and of what stands in for one."""
+        return len(self.readings) + len(self.measured)
+
+    @property
     def gates_nan(self) -> int:
-        """Gates that answered NaN."""
-        return sum(reading.is_nan for reading in self.readings)
+        """Those that were NaN."""
+        silent = sum(any(map(math.isnan, each)) for each in self.measured)
+        return silent + sum(reading.is_nan for reading in self.readings)
 
     def kept_visual(self, visual_rows: int) -> list[tuple[int, tuple[int, ...]]]:
         """``(layer, rows)`` per cut: which of the prompt's visual rows (0-based) stayed."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dyvte.engine.events import ModelInfo
-from dyvte.engine.stats import EngineSnapshot, RequestStats, ShadowStats, StepStats
+from dyvte.engine.stats import EngineSnapshot, RequestStats, ShadowStats, StepStats, UnfinishedStats
 from server.metric_families import Families
 from server.request_metrics import RequestMetrics
 from server.shadow_metrics import ShadowMetrics
@@ -62,6 +62,10 @@ class EngineMetrics:
     def on_finish(self, stats: RequestStats) -> None:
         """The account of one request."""
         self._requests.count(stats)
+
+    def on_unfinished(self, stats: UnfinishedStats) -> None:
+        """The account of a request without an answer."""
+        self._requests.count_unfinished(stats)
 
     def on_shadow(self, shadow: ShadowStats) -> None:
         """One answer, once more without its exit."""

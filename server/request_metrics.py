@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dyvte.engine.stats import ExitOutcome, RequestStats
+from dyvte.engine.stats import Ending, ExitOutcome, RequestStats, UnfinishedStats
 from dyvte.flops import FlopsReport
 from server.metric_families import Families
 
@@ -33,6 +33,7 @@ class RequestMetrics:
     def __init__(self, families: Families, policies: Sequence[str], num_layers: int) -> None:
         self._make_tokens(families)
         self._make_flops(families, policies)
+        self._make_unfinished(families, policies)
         self._make_exits(families, policies, num_layers)
         self._make_times(families, policies)
         self._queries = families.counter(
@@ -51,6 +52,13 @@ class RequestMetrics:
         if stats.image_hit is not None:
             self._queries("image").inc()
             self._hits("image").inc(stats.image_hit)
+
+    def count_unfinished(self, stats: UnfinishedStats) -> None:
+        """One request has ended without an answer."""
+        self._unfinished(stats.ending.value).inc()
+        self._unfinished_flops(stats.ending.value, stats.policy).inc(stats.flops.executed)
+        saved = max(0, stats.flops.saved)
+        self._unfinished_saved(stats.ending.value, stats.policy).inc(saved)
 
     def _count_tokens(self, stats: RequestStats) -> None:
         self._prompt_tokens.inc(stats.prompt_tokens)
@@ -86,7 +94,7 @@ class RequestMetrics:
             self._exit_layer(stats.policy).observe(stats.exit_layer)
         if stats.aggressiveness is not None:
             self._aggressiveness.observe(stats.aggressiveness)
-        self._gate_readings.inc(len(stats.gate_logits))
+        self._gate_readings.inc(stats.gates_read)
         self._gate_nan.inc(stats.gates_nan)
 
     def _observe_times(self, stats: RequestStats) -> None:
@@ -154,6 +162,26 @@ class RequestMetrics:
             policy=policies,
         )
 
+    def _make_unfinished(self, families: Families, policies: Sequence[str]) -> None:
+        endings = [ending.value for ending in Ending]
+        self._unfinished = families.counter(
+            "dyvte_unfinished_requests",
+            "Requests that the engine had begun with and that got no whole answer.",
+            ending=endings,
+        )
+        self._unfinished_flops = families.counter(
+            "dyvte_unfinished_flops",
+            "FLOPs executed for them, which no reply tells and dyvte_flops does not contain.",
+            ending=endings,
+            policy=policies,
+        )
+        self._unfinished_saved = families.counter(
+            "dyvte_unfinished_flops_saved",
+            "FLOPs that exit and pruning had spared in them until then.",
+            ending=endings,
+            policy=policies,
+        )
+
     def _make_exits(self, families: Families, policies: Sequence[str], num_layers: int) -> None:
         counter, histogram = families.counter, families.histogram
         self._outcomes = counter(
@@ -173,10 +201,11 @@ class RequestMetrics:
             AGGRESSIVENESS,
         )()
         self._gate_readings = counter(
-            "dyvte_gate_readings", "Answers of exit gates: one per gate and request asked."
+            "dyvte_gate_readings",
+            "Answers of exit gates, or of what `state` measures: one per layer and request asked.",
         )()
         self._gate_nan = counter(
-            "dyvte_gate_nan", "Answers of exit gates that were NaN; the visual tokens stayed."
+            "dyvte_gate_nan", "Those answers that were NaN; the visual tokens stayed."
         )()
 
     def _make_times(self, families: Families, policies: Sequence[str]) -> None:

@@ -297,6 +297,17 @@ def test_gates_are_asked_until_the_first_that_fires(tiny_model: dyvte.Model) -> 
     assert out.gate_seconds > 0
 
 
+def test_a_signal_that_is_nan_keeps_the_image_and_is_counted_as_a_gate_s_is(
+    tiny_model: dyvte.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dyvte.exits.state.read_signals", lambda *_: torch.tensor([torch.nan]))
+    bench = Bench(tiny_model)
+    (trace,) = bench.run(bench.prefill([tiny.prompt(0)]), [POLICIES["state"]]).traces
+    assert trace.exit_layer is None
+    assert trace.gates_nan == trace.gates_read == len(tiny.scale().layers) > 0
+    assert not trace.readings, "they are no logits of a gate"
+
+
 def test_decodes_and_text_ask_no_gates(tiny_model: dyvte.Model) -> None:
     bench = Bench(tiny_model)
     gate = POLICIES["gate"]

@@ -23,6 +23,7 @@ from dyvte.engine.report import request_stats
 from dyvte.engine.runner import Output, Prefill, Runner
 from dyvte.engine.scheduler import Plan, Scheduler, Work
 from dyvte.engine.sequence import RequestState, Sequence
+from dyvte.engine.spent import spent_flops
 from dyvte.engine.stats import EngineSnapshot, RequestStats, StepStats
 from dyvte.errors import DyvteError, GrammarFailed, OptionError, PromptTooLong, RequestFailed
 from dyvte.exits.resolve import resolve
@@ -106,6 +107,7 @@ class EngineCore:
 
     def abort(self, state: RequestState) -> None:
         """Drop a request wherever it is; its pages are free when this returns."""
+        self._close_account(state)
         for choice in state.choices:
             if choice.finish_reason is None:
                 choice.finish_reason = FinishReason.ABORT
@@ -335,6 +337,7 @@ class EngineCore:
     def _fail(self, state: RequestState, error: Exception) -> Emission:
         """End a request whose own step raised; the cause goes to the log, not to the user."""
         log.error("request %s failed: %s", state.request.request_id, error, exc_info=error)
+        self._close_account(state)
         for choice in state.choices:
             choice.finish_reason = choice.finish_reason or FinishReason.ERROR
             self._forget(choice)
@@ -343,6 +346,11 @@ class EngineCore:
         kind = GrammarFailed if isinstance(error, GrammarFailed) else RequestFailed
         failure = kind(message, state.request.request_id)
         return Emission(state, TokenEvent(0, None, finish_reason=FinishReason.ERROR), failure)
+
+    def _close_account(self, state: RequestState) -> None:
+        """What a request that is given up has cost so far, unless it had ended."""
+        if state.spent is None and not state.done:
+            state.spent = spent_flops(self.model.adapter, state, self._prefill)
 
     def _preempt(self, seq: int) -> None:
         sequence = self._sequences[seq]

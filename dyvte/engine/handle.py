@@ -21,8 +21,16 @@ from dyvte.engine.events import EngineRequest, ModelInfo, TokenEvent
 from dyvte.engine.image_cache import content_key
 from dyvte.engine.info import describe
 from dyvte.engine.output import Emission
+from dyvte.engine.sequence import RequestState
 from dyvte.engine.shadow import ShadowConfig, Shadows
-from dyvte.engine.stats import EngineSnapshot, Observer, RequestStats, ShadowStats
+from dyvte.engine.stats import (
+    Ending,
+    EngineSnapshot,
+    Observer,
+    RequestStats,
+    ShadowStats,
+    UnfinishedStats,
+)
 from dyvte.engine.stream import Outbox, Stream
 from dyvte.engine.turnstile import Turnstile
 from dyvte.engine.warmup import warm_up
@@ -248,9 +256,10 @@ class AsyncEngine:
         except Exception as error:
             self._give_up(outbox, error)
 
-    def _abort(self, outbox: Outbox) -> None:
+    def _abort(self, outbox: Outbox, ending: Ending = Ending.ABORTED) -> None:
         self.core.abort(outbox.state)
-        self._forget(outbox)
+        if self._forget(outbox):
+            self._tell_unfinished(outbox.state, ending)
 
     def _finish_choice(self, request_id: str, index: int) -> None:
         outbox = self._outboxes.get(request_id)
@@ -267,6 +276,7 @@ class AsyncEngine:
                 continue
             if emission.error is not None:
                 self._forget(outbox)
+                self._tell_unfinished(outbox.state, Ending.FAILED)
                 outbox.put(emission.error)
                 continue
             events.setdefault(request_id, []).append(emission.event)
@@ -293,10 +303,15 @@ class AsyncEngine:
         """A fault of ours in one request's book-keeping ends that request alone."""
         log.error("request %s could not be served", outbox.request_id, exc_info=error)
         outbox.put(RequestFailed("the engine could not serve this request", outbox.request_id))
-        self._abort(outbox)
+        self._abort(outbox, Ending.FAILED)
 
     def _tell_finish(self, stats: RequestStats) -> None:
         self._tell(lambda observer: observer.on_finish(stats))
+
+    def _tell_unfinished(self, state: RequestState, ending: Ending) -> None:
+        if state.spent is not None:
+            stats = UnfinishedStats(state.options.policy, ending, state.spent)
+            self._tell(lambda observer: observer.on_unfinished(stats))
 
     def _tell_shadow(self, stats: ShadowStats) -> None:
         self._tell(lambda observer: observer.on_shadow(stats))
@@ -309,21 +324,25 @@ class AsyncEngine:
             except Exception:
                 log.exception("an observer raised")
 
-    def _forget(self, outbox: Outbox) -> None:
-        """Strike a request off the list, unless its id is another one's by now."""
-        if self._outboxes.get(outbox.request_id) is outbox:
-            del self._outboxes[outbox.request_id]
-            self._turnstile.ended()
+    def _forget(self, outbox: Outbox) -> bool:
+        """Strike a request off the list; False if it was not there, or its id is another's now."""
+        if self._outboxes.get(outbox.request_id) is not outbox:
+            return False
+        del self._outboxes[outbox.request_id]
+        self._turnstile.ended()
+        return True
 
     def _end_all(self, reason: str) -> None:
         """Tell everybody first: after a death the core may be beyond aborting."""
         outboxes = list(self._outboxes.values())
+        ending = Ending.FAILED if self._died else Ending.ABORTED
         for outbox in outboxes:
             self._forget(outbox)
             outbox.put(EngineDied(reason) if self._died else EngineStopped(reason))
         for outbox in outboxes:
             try:
                 self.core.abort(outbox.state)
+                self._tell_unfinished(outbox.state, ending)
             except Exception:
                 log.exception("request %s could not be aborted", outbox.request_id)
         try:

@@ -38,6 +38,7 @@ def request_stats(model: ModelAdapter, cache: KVCache, state: RequestState) -> R
         tokens_per_layer=tuple(trace.tokens_per_layer),
         kv_tokens_per_layer=state.kv_after_prefill,
         gate_logits=tuple((reading.keep, reading.exit) for reading in trace.readings),
+        gates_read=trace.gates_read,
         gates_nan=trace.gates_nan,
         image_hit=state.image_hit,
         itl=tuple(state.gaps),

@@ -14,6 +14,7 @@ from dyvte.constraints.constraint import Constraint
 from dyvte.engine.events import EngineRequest, TokenLogprobs
 from dyvte.exits.policy import Chain, ExitPolicy, Fixed, Off, Policy
 from dyvte.exits.prune.rule import Replay
+from dyvte.flops import FlopsReport
 from dyvte.models.adapter import PromptLayout
 from dyvte.params import ExitOptions, FinishReason, SamplingParams
 from dyvte.penalties import Penalties
@@ -37,7 +38,8 @@ class Clock:
 class RequestState:
     """One request: its expanded prompt, its exit policy, its choices and its clock.
 
-    ``image_hit``: were its images' rows there already? None: no cache was asked.
+    ``image_hit``: were its images' rows there already? None: no cache was asked. ``spent`` is
+    there once it was given up.
     ``prompt_logprobs``: those of the prompt's tokens from the second on, once they are computed.
     """
 
@@ -53,6 +55,7 @@ class RequestState:
     kv_after_prefill: tuple[int, ...] = ()
     kv_rows_held: int = 0
     kv_rows_full: int = 0
+    spent: FlopsReport | None = None
     gaps: list[float] = field(default_factory=list)
     prompt_logprobs: tuple[TokenLogprobs, ...] | None = None
 

@@ -41,9 +41,10 @@ class RequestStats:
     ``kv_bytes`` is what the sequences held at their end, ``kv_bytes_saved`` what the rows that
     left would have taken on top. ``kept_visual`` has one ``(layer, rows)`` per pruning: which of
     the prompt's visual rows (counted from 0) went on into ``layer``. ``gate_logits`` has one
-    (keep, exit) pair per gate asked. ``image_hit`` tells whether a cache held its images' rows
-    (None: it was not asked). ``itl`` are the gaps between successive tokens of each
-    choice, in seconds.
+    (keep, exit) pair per gate asked; ``gates_read`` also counts what the policy ``state`` measured
+    in place of one, and ``gates_nan`` those of both that were NaN. ``image_hit`` tells whether a
+    cache held its images' rows (None: it was not asked). ``itl`` are the gaps between successive
+    tokens of each choice, in seconds.
     """
 
     policy: str
@@ -66,6 +67,7 @@ class RequestStats:
     tokens_per_layer: tuple[int, ...] = ()
     kv_tokens_per_layer: tuple[int, ...] = ()
     gate_logits: tuple[tuple[float, float], ...] = ()
+    gates_read: int = 0
     gates_nan: int = 0
     image_hit: bool | None = None
     itl: tuple[float, ...] = field(default=(), repr=False)
@@ -110,6 +112,25 @@ class ShadowStats:
     flops: int = 0
 
 
+class Ending(StrEnum):
+    """Why a request got no whole answer."""
+
+    ABORTED = "aborted"  # its client left, its time was up, or the server ended
+    FAILED = "failed"  # its own step raised, or the engine died
+
+
+@dataclass(frozen=True, slots=True)
+class UnfinishedStats:
+    """A request without a whole answer, and what its finished steps cost.
+
+    ``flops.baseline`` is what the same steps had cost without exit and pruning.
+    """
+
+    policy: str
+    ending: Ending
+    flops: FlopsReport
+
+
 class Observer(Protocol):
     """Told by the engine thread; must be quick and must not raise."""
 
@@ -118,6 +139,9 @@ class Observer(Protocol):
 
     def on_finish(self, stats: RequestStats) -> None:
         """After each request that ended with stop or length."""
+
+    def on_unfinished(self, stats: UnfinishedStats) -> None:
+        """After each request that the engine had begun with and that ended in any other way."""
 
     def on_shadow(self, shadow: ShadowStats) -> None:
         """After each answer that was drawn for a shadow run."""

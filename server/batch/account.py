@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dyvte.engine.stats import RequestStats, ShadowStats, StepStats
+from dyvte.engine.stats import RequestStats, ShadowStats, StepStats, UnfinishedStats
 
 
 @dataclass(slots=True)
@@ -65,6 +65,9 @@ class Account:
 
     def on_step(self, step: StepStats) -> None:
         """Steps are not counted."""
+
+    def on_unfinished(self, stats: UnfinishedStats) -> None:
+        """Not told: what is asked again is counted when it is answered."""
 
     def on_shadow(self, shadow: ShadowStats) -> None:
         """A batch has no shadow runs."""

@@ -13,7 +13,7 @@ from dyvte.engine.events import TokenEvent
 from dyvte.engine.handle import AsyncEngine
 from dyvte.engine.info import describe
 from dyvte.engine.shadow import ShadowConfig
-from dyvte.engine.stats import RequestStats, ShadowStats, StepStats
+from dyvte.engine.stats import RequestStats, ShadowStats, StepStats, UnfinishedStats
 
 
 @asynccontextmanager
@@ -46,6 +46,7 @@ class Notes:
     def __init__(self) -> None:
         self.steps: list[StepStats] = []
         self.finished: list[RequestStats] = []
+        self.unfinished: list[UnfinishedStats] = []
         self.shadows: list[ShadowStats] = []
 
     def on_step(self, step: StepStats) -> None:
@@ -53,6 +54,9 @@ class Notes:
 
     def on_finish(self, stats: RequestStats) -> None:
         self.finished.append(stats)
+
+    def on_unfinished(self, stats: UnfinishedStats) -> None:
+        self.unfinished.append(stats)
 
     def on_shadow(self, shadow: ShadowStats) -> None:
         self.shadows.append(shadow)

@@ -14,7 +14,7 @@ from dyvte.engine.build import EngineConfig, build_core
 from dyvte.engine.events import EngineRequest
 from dyvte.engine.handle import AsyncEngine
 from dyvte.engine.info import describe
-from dyvte.engine.stats import RequestStats, ShadowStats, StepStats
+from dyvte.engine.stats import RequestStats, ShadowStats, StepStats, UnfinishedStats
 from dyvte.errors import EngineStopped, QueueFull, RequestFailed
 from dyvte.params import FinishReason
 from tests import tiny
@@ -261,6 +261,9 @@ async def test_an_observer_that_raises_costs_nobody_an_answer(tiny_model: dyvte.
 
         def on_finish(self, stats: RequestStats) -> None:
             raise RuntimeError("no")
+
+        def on_unfinished(self, stats: UnfinishedStats) -> None:
+            raise RuntimeError("broken metrics")
 
         def on_shadow(self, shadow: ShadowStats) -> None:
             raise RuntimeError("no")

@@ -246,6 +246,7 @@ def account(rows: int, request: EngineRequest, steps: int) -> RequestStats:
         tokens_per_layer=lengths,
         kv_tokens_per_layer=lengths,
         gate_logits=((0.5, -0.5), (float("nan"), 1.0)),
+        gates_read=2,
         gates_nan=1,
         itl=(0.01, 0.02),
     )

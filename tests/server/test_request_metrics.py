@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from prometheus_client import CollectorRegistry
 
-from dyvte.engine.stats import ExitOutcome, RequestStats, Timings
+from dyvte.engine.stats import Ending, ExitOutcome, RequestStats, Timings, UnfinishedStats
 from dyvte.flops import FlopsReport
 from server.metric_families import Families
 from server.request_metrics import PHASES, RequestMetrics
@@ -107,3 +107,18 @@ def test_a_label_that_was_not_declared_is_an_error_and_no_new_series(
     with pytest.raises(KeyError):
         metrics.count(replace(PLAIN, policy="nobody"))
     assert sum(len(family.samples) for family in registry.collect()) == before
+
+
+def test_a_request_without_an_answer_is_no_part_of_the_account_of_answers(
+    registry: CollectorRegistry, metrics: RequestMetrics
+) -> None:
+    flops = FlopsReport(vision=10, prefill=30, baseline=100, avoided_by_cache=10)
+    metrics.count_unfinished(UnfinishedStats("gate", Ending.ABORTED, flops))
+    counted = {"aborted": (1, 30, 60), "failed": (0, 0, 0)}
+    for ending, (requests, executed_for_them, saved) in counted.items():
+        names = {"ending": ending, "policy": "gate"}
+        assert value(registry, "dyvte_unfinished_requests_total", ending=ending) == requests
+        assert value(registry, "dyvte_unfinished_flops_total", **names) == executed_for_them
+        assert value(registry, "dyvte_unfinished_flops_saved_total", **names) == saved
+    assert not any(executed(registry).values())
+    assert value(registry, "dyvte_flops_saved_total", policy="gate") == 0

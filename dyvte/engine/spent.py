@@ -1,0 +1,40 @@
+"""What a request had cost when it was given up: nobody's reply tells it, the metrics do.
+
+Finished steps are counted, as ``dyvte.engine.report`` counts them; a step that raised is not.
+"""
+
+from __future__ import annotations
+
+from dyvte.engine.report import request_flops_of
+from dyvte.engine.runner import Prefill
+from dyvte.engine.sequence import RequestState
+from dyvte.flops import FlopsReport
+from dyvte.models.adapter import ModelAdapter
+from dyvte.trace import SequenceTrace
+
+
+def spent_flops(model: ModelAdapter, state: RequestState, group: Prefill | None) -> FlopsReport:
+    """The request so far; ``group`` is the prefill in flight, which may be its own."""
+    if state.trace is not None:
+        return request_flops_of(model, state)
+    trace, ran = _in_flight(state, group)
+    vision = state.layout.vision_flops if state.image_rows else 0
+    gates = trace.rule_flops
+    if model.gates is not None:
+        gates += sum(map(model.gates.flops, trace.gates_asked))
+    return FlopsReport(
+        vision=vision,
+        prefill=model.decoder.prefill(trace.tokens_per_layer[:ran]),
+        gates=gates,
+        baseline=vision + model.decoder.prefill([state.layout.rows] * ran),
+        avoided_by_cache=vision if state.image_hit else 0,
+    )
+
+
+def _in_flight(state: RequestState, group: Prefill | None) -> tuple[SequenceTrace, int]:
+    """Of a prefill between two of its layers: its trace, and how many layers have run."""
+    if group is not None:
+        for sequence, trace in zip(group.sequences, group.state.traces, strict=True):
+            if sequence.owner is state:
+                return trace, group.state.layer
+    return SequenceTrace(), 0
