@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 import structlog
 
@@ -18,6 +19,7 @@ from server.commandline import flag, load_settings
 from server.listen import Listener, bind, check_tls
 from server.logs import configure_logs
 from server.settings import ConfigError, Settings
+from server.tracing import traced
 
 FAILED = 2
 
@@ -55,17 +57,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         failures.append(error)
         listener.should_exit = True
 
-    try:
-        settings = load_settings(argv)
-        check_tls(settings)
-        app = create_app(settings, lambda: open_engine(settings), on_failure=fail)
-        socket = bind(settings)
-    except ConfigError as error:
-        return _refuse(str(error))
-    configure_logs(settings.log_level, settings.log_format)
-    listener = Listener(app, settings, app.state.lifecycle.drain)
-    log.info("listening", host=settings.host, port=socket.getsockname()[1], model=settings.model)
-    with socket:
+    with ExitStack() as running:
+        try:
+            settings = load_settings(argv)
+            check_tls(settings)
+            app = create_app(settings, lambda: open_engine(settings), on_failure=fail)
+            socket = running.enter_context(bind(settings))
+            configure_logs(settings.log_level, settings.log_format)
+            running.enter_context(traced(app, settings))
+        except ConfigError as error:
+            return _refuse(str(error))
+        listener = Listener(app, settings, app.state.lifecycle.drain)
+        port = socket.getsockname()[1]
+        log.info("listening", host=settings.host, port=port, model=settings.model)
         listener.run(sockets=[socket])
     return _refuse(reason_of(failures[0], settings)) if failures else 0
 

@@ -179,6 +179,11 @@ class Settings(BaseSettings):
         default=None,
         description="vllm: /metrics has the names that vLLM's dashboards and autoscalers know, too",
     )
+    otlp_endpoint: str | None = Field(
+        default=None,
+        description="URL of an OpenTelemetry collector for traces, for example "
+        "http://127.0.0.1:4318 (default: none, or as OTEL_… variables say)",
+    )
 
     # What one request may ask for
     max_body: ByteSize = Field(default=64 * 2**20, ge=1024, description="bytes of a request body")
@@ -239,6 +244,13 @@ class Settings(BaseSettings):
     def _exits_are_known(cls, value: str | dict[str, Any] | None) -> str | dict[str, Any] | None:
         if isinstance(value, dict):
             ExitOptions.of(value)
+        return value
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _endpoint_is_a_url(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"https?://[^\s/?#]+(/[^\s?#]*)?", value):
+            raise ValueError("give a URL such as http://127.0.0.1:4318")
         return value
 
     @property

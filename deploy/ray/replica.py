@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncGenerator
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -23,6 +24,7 @@ from server.app import create_app
 from server.listen import bind
 from server.logs import configure_logs
 from server.settings import Settings
+from server.tracing import traced
 
 REPLICA_HEADER = "X-DyVTE-Replica"
 
@@ -37,6 +39,8 @@ class Replica:
         configure_logs(settings.log_level, settings.log_format)
         self._name = serve.get_replica_context().replica_id.unique_id
         self._app = create_app(settings, partial(open_engine, settings))
+        self._tracing = ExitStack()
+        self._tracing.enter_context(traced(self._app, settings))
         self._life = self._app.router.lifespan_context(self._app)
         await self._life.__aenter__()
         await self._app.state.loading
@@ -75,3 +79,4 @@ class Replica:
         self._monitor.should_exit = True
         await self._watching
         await self._life.__aexit__(None, None, None)
+        await asyncio.to_thread(self._tracing.close)

@@ -16,6 +16,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from dyvte.engine.stats import RequestStats
 from server.api.body import ClientGone
 from server.api.errors import internal
 from server.logs import traceback_of
@@ -28,17 +29,29 @@ QUIET = {"/health", "/ready", "/metrics"}
 _SANE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 
 
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A generation that is complete: its account, and seconds spent before the engine had it."""
+
+    stats: RequestStats
+    preprocess: float
+    before_submit: float
+    completion_tokens: int
+    finish_reasons: tuple[str, ...]
+
+
 @dataclass(slots=True)
 class RequestRecord:
     """What is known of a request while it is served; ``notes`` go to its log line.
 
-    ``status`` is 0 until its reply begins; ``body_done`` is to be called once nothing holds its
-    body any more.
+    ``answers`` has one per prompt, once all are complete; ``status`` is 0 until its reply begins;
+    ``body_done`` is to be called once nothing holds its body any more.
     """
 
     request_id: str
     arrived: float = field(default_factory=time.perf_counter)
     notes: dict[str, object] = field(default_factory=dict)
+    answers: list[Answered] = field(default_factory=list)
     status: int = 0
     client_gone: bool = False
     deadline: float | None = None

@@ -16,9 +16,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from dyvte.engine.events import Engine, ModelInfo
+from dyvte.engine.stats import RequestStats
 from dyvte.errors import DyvteError, PromptError, QueueFull
 from dyvte.params import FinishReason
-from server.api.context import RequestRecord, record_of
+from server.api.context import Answered, RequestRecord, record_of
 from server.api.errors import from_engine
 from server.api.reply import ReplyContext
 from server.api.sse import EventStream, unless_gone
@@ -112,6 +113,7 @@ class Route(ABC):
         reason = FinishReason.LENGTH if FinishReason.LENGTH in reasons else FinishReason.STOP
         ttft, total = context.clock.ttft(stats), context.clock.total(stats)
         self.metrics.answered(reason, stats.policy, ttft, total)
+        record.answers.append(_answered(answering, context, stats))
         record.notes |= {
             "completion_tokens": answering.completion_tokens,
             "finish_reason": reason.value,
@@ -127,6 +129,17 @@ class Route(ABC):
             self.metrics.refusal("queue_full")
         elif isinstance(error, PromptError):
             self.metrics.refusal("invalid_prompt")
+
+
+def _answered(answering: Answering, context: ReplyContext, stats: RequestStats) -> Answered:
+    clock, reasons = context.clock, sorted(answering.finish_reasons.items())
+    return Answered(
+        stats,
+        clock.preprocess,
+        clock.before_submit,
+        answering.completion_tokens,
+        tuple(reason.value for _, reason in reasons),
+    )
 
 
 def fingerprint(info: ModelInfo, version: str) -> str:

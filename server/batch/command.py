@@ -24,6 +24,7 @@ from server.batch.run import Entry, Runner
 from server.commandline import add_flag, settings_of
 from server.lifecycle import OpenEngine
 from server.settings import ConfigError, Settings
+from server.tracing import traced
 
 # What has a meaning only where requests come from elsewhere.
 DOOR = frozenset(
@@ -104,13 +105,14 @@ async def answer_file(
         app = create_app(
             settings, opening or (lambda: open_engine(settings)), on_failure=failures.append
         )
-        async with app.router.lifespan_context(app):
-            await app.state.loading
-            if failures:
-                raise ConfigError(reason_of(failures[0], settings))
-            app.state.lifecycle.engine().observe(account)
-            lines = read_lines(source, book, urls_of(app), settings.max_body)
-            await _answer(app, settings, lines, _Counting(account, answers, on_progress))
+        with traced(app, settings):
+            async with app.router.lifespan_context(app):
+                await app.state.loading
+                if failures:
+                    raise ConfigError(reason_of(failures[0], settings))
+                app.state.lifecycle.engine().observe(account)
+                lines = read_lines(source, book, urls_of(app), settings.max_body)
+                await _answer(app, settings, lines, _Counting(account, answers, on_progress))
         account.strangers = book.unclaimed
     return account
 
