@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -48,16 +48,20 @@ class Origin:
 
 
 class Strangers:
-    """Cores that other processes used since this was made (0.0 where the system does not say)."""
+    """Cores that other processes used since this was made (0.0 where the system does not say).
 
-    def __init__(self) -> None:
+    ``own`` counts the processor seconds of what is measured: by default this process.
+    """
+
+    def __init__(self, own: Callable[[], float] = time.process_time) -> None:
+        self._seconds = own
         self._began = time.perf_counter()
         self._busy = _busy_seconds()
-        self._own = time.process_time()
+        self._own = own()
 
     def cores(self) -> float:
         """Mean over the time since."""
-        own = time.process_time() - self._own
+        own = self._seconds() - self._own
         busy = _busy_seconds() - self._busy
         return max(0.0, busy - own) / (time.perf_counter() - self._began)
 
