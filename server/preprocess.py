@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 from PIL import Image
 
-from dyvte.engine.events import Engine
+from dyvte.engine.events import Checked, Engine
 from dyvte.prompt import Prompt
 from server.api.errors import bad_request
 from server.api.translate import ChatJob, ImageSource
@@ -45,8 +45,13 @@ class Prepared:
 
     job: ChatJob
     prompt: Prompt
-    prompt_tokens: int
+    checked: Checked
     seconds: float
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Rows of the prompt, visual ones counted."""
+        return self.checked.prompt_tokens
 
     @property
     def image_tokens(self) -> int:
@@ -119,11 +124,11 @@ class Preprocessor:
         messages = self._with_pictures(job, fetched)
         decoded = time.perf_counter()
         prompt = engine.prepare(messages, job.tools)
-        tokens = engine.check(prompt, job.sampling, job.exits)
+        checked = engine.check(prompt, job.sampling, job.exits)
         ended = time.perf_counter()
         if job.images:
             self._watch.media_seconds("preprocess", ended - decoded)
-        return Prepared(replace(job, messages=()), prompt, tokens, ended - began)
+        return Prepared(replace(job, messages=()), prompt, checked, ended - began)
 
     def _with_pictures(self, job: ChatJob, fetched: Mapping[str, bytes]) -> list[Mapping[str, Any]]:
         """The messages with a picture where an ``ImageSource`` was."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from dyvte.engine.events import Engine
+from dyvte.engine.events import Checked, Engine
 from dyvte.params import ExitOptions, SamplingParams
 from dyvte.prompt import Prompt
 
@@ -28,19 +28,24 @@ class PreparedTexts:
     job: TextJob
     prompts: tuple[Prompt, ...]
     texts: tuple[str, ...]
-    prompt_tokens: int
+    checked: tuple[Checked, ...]
     seconds: float
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Of all prompts together."""
+        return sum(each.prompt_tokens for each in self.checked)
 
 
 def prepare_texts(job: TextJob, engine: Engine) -> PreparedTexts:
     """Blocking. Raises PromptError, OptionError."""
     began = time.perf_counter()
-    prompts, texts, tokens = [], [], 0
+    prompts, texts, checked = [], [], []
     for given in job.prompts:
         ids = engine.tokenize(given, job.special) if isinstance(given, str) else given
         prompt = Prompt(ids)
-        tokens += engine.check(prompt, job.sampling, job.exits)
+        checked.append(engine.check(prompt, job.sampling, job.exits))
         prompts.append(prompt)
         texts.append(given if isinstance(given, str) else engine.detokenize(given))
     seconds = time.perf_counter() - began
-    return PreparedTexts(job, tuple(prompts), tuple(texts), tokens, seconds)
+    return PreparedTexts(job, tuple(prompts), tuple(texts), tuple(checked), seconds)

@@ -22,20 +22,21 @@ from dyvte.engine.output import Emission, accept
 from dyvte.engine.report import request_stats
 from dyvte.engine.runner import Output, Prefill, Runner
 from dyvte.engine.scheduler import Plan, Scheduler, Work
-from dyvte.engine.sequence import RequestState, Sequence
+from dyvte.engine.sequence import Fit, RequestState, Sequence
 from dyvte.engine.spent import spent_flops
 from dyvte.engine.stats import EngineSnapshot, RequestStats, StepStats
 from dyvte.errors import DyvteError, GrammarFailed, OptionError, PromptTooLong, RequestFailed
 from dyvte.exits.resolve import resolve
 from dyvte.model import Model
 from dyvte.pages import OutOfPages
-from dyvte.params import FinishReason, SamplingParams
+from dyvte.params import ExitOptions, FinishReason, SamplingParams
+from dyvte.prompt import Prompt
 
 log = logging.getLogger("dyvte.engine")
 
 
 class EngineCore:
-    """Sequences, scheduler and runner. Not thread-safe but for ``check`` and ``grammars``."""
+    """Sequences, scheduler and runner. Only ``check``, ``fit``, ``grammars`` are thread-safe."""
 
     def __init__(
         self,
@@ -61,14 +62,24 @@ class EngineCore:
         return self.scheduler.has_work
 
     def check(self, request: EngineRequest) -> RequestState:
-        """Expand and validate without admitting. Raises PromptError, OptionError.
+        """Expand and validate without admitting, unless that was done before (``checked``).
+
+        Raises PromptError, OptionError.
+        """
+        known = request.checked.kept if request.checked else None
+        if not isinstance(known, Fit) or not known.is_of(request):
+            known = self.fit(request.prompt, request.sampling, request.exits)
+        return RequestState(request, known.layout, known.options, known.policy)
+
+    def fit(self, prompt: Prompt, sampling: SamplingParams, exits: ExitOptions | None) -> Fit:
+        """Expand and validate. Raises PromptError, OptionError.
 
         A structured output is not compiled here (``grammars.compile``): that takes time.
         """
-        adapter, sampling = self.model.adapter, request.sampling
-        layout = adapter.layout(request.prompt)
-        grants, conversation = self.model.grants, request.prompt.conversation
-        options = request.exits or grants.default_for(conversation)
+        adapter = self.model.adapter
+        layout = adapter.layout(prompt)
+        grants, conversation = self.model.grants, prompt.conversation
+        options = exits or grants.default_for(conversation)
         policy = resolve(options, grants, conversation)
         room = self.max_model_len - layout.rows
         if room < 1 or (sampling.max_tokens is not None and sampling.max_tokens > room):
@@ -85,7 +96,7 @@ class EngineCore:
         _check_ids(sampling, adapter.decoder.vocab_size)
         if sampling.prompt_logprobs is not None and layout.spans:
             raise OptionError("prompt_logprobs", "are there for prompts without images only")
-        return RequestState(request, layout, options, policy)
+        return Fit(prompt, sampling, exits, layout, options, policy)
 
     def add(self, state: RequestState, background: bool = False) -> None:
         """Put a checked request at the end of the line.

@@ -18,11 +18,23 @@ from dyvte.tools import Tool
 
 
 @dataclass(frozen=True, slots=True)
+class Checked:
+    """What ``Engine.check`` found to fit: ``prompt_tokens``, visual rows counted.
+
+    ``kept`` is the engine's own, and spares ``submit`` the same work on the event loop.
+    """
+
+    prompt_tokens: int
+    kept: object = None
+
+
+@dataclass(frozen=True, slots=True)
 class EngineRequest:
     """One request: a prompt, how to sample it, and how deep its image goes.
 
     ``exits`` None takes the engine's default. ``request_id`` is the caller's and appears in logs.
-    Caches are shared between requests of one ``cache_salt`` alone.
+    Caches are shared between requests of one ``cache_salt`` alone. ``checked`` is what the engine
+    said of this prompt, sampling and exits; without it they are checked when submitted.
     """
 
     request_id: str
@@ -30,6 +42,7 @@ class EngineRequest:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     exits: ExitOptions | None = None
     cache_salt: str = ""
+    checked: Checked | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +143,8 @@ class Engine(Protocol):
     def detokenize(self, token_ids: Sequence[int]) -> str:
         """The text of ids, specials written out. Blocking. Raises PromptError."""
 
-    def check(self, prompt: Prompt, sampling: SamplingParams, exits: ExitOptions | None) -> int:
-        """Return the number of prompt tokens (visual rows counted).
+    def check(self, prompt: Prompt, sampling: SamplingParams, exits: ExitOptions | None) -> Checked:
+        """Would they be taken? The result goes into the request.
 
         Raises PromptError (too long, …) or OptionError (does not fit this model) without
         submitting anything.

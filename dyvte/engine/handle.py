@@ -17,7 +17,7 @@ from dataclasses import replace
 
 from dyvte.engine.build import EngineConfig, build_core
 from dyvte.engine.core import EngineCore
-from dyvte.engine.events import EngineRequest, ModelInfo, TokenEvent
+from dyvte.engine.events import Checked, EngineRequest, ModelInfo, TokenEvent
 from dyvte.engine.image_cache import content_key
 from dyvte.engine.info import describe
 from dyvte.engine.output import Emission
@@ -97,9 +97,10 @@ class AsyncEngine:
         """The text of ids, specials written out. Blocking. Raises PromptError."""
         return self.core.model.detokenize(token_ids)
 
-    def check(self, prompt: Prompt, sampling: SamplingParams, exits: ExitOptions | None) -> int:
-        """Prompt tokens, visual rows counted. Raises PromptError, OptionError."""
-        return self.core.check(EngineRequest("", prompt, sampling, exits)).layout.rows
+    def check(self, prompt: Prompt, sampling: SamplingParams, exits: ExitOptions | None) -> Checked:
+        """Would they be taken? Blocking, from any thread. Raises PromptError, OptionError."""
+        fit = self.core.fit(prompt, sampling, exits)
+        return Checked(fit.layout.rows, fit)
 
     def resolve(self, exits: ExitOptions | None, conversation: bool = False) -> ExitOptions:
         """The options in force, defaults filled in. Raises OptionError."""

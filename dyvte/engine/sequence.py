@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import time
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from dyvte.flops import FlopsReport
 from dyvte.models.adapter import PromptLayout
 from dyvte.params import ExitOptions, FinishReason, SamplingParams
 from dyvte.penalties import Penalties
+from dyvte.prompt import Prompt
 from dyvte.sampling import generator_for
 from dyvte.trace import SequenceTrace
 
@@ -32,6 +34,23 @@ class Clock:
     prefill: float = 0.0
     first_token: float | None = None
     last_token: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """A prompt and its settings, found to fit the model: expanded and resolved."""
+
+    prompt: Prompt
+    sampling: SamplingParams
+    exits: ExitOptions | None
+    layout: PromptLayout
+    options: ExitOptions
+    policy: Policy
+
+    def is_of(self, request: EngineRequest) -> bool:
+        """True if it was these very objects that were looked at."""
+        asked = (request.prompt, request.sampling, request.exits)
+        return all(map(operator.is_, asked, (self.prompt, self.sampling, self.exits)))
 
 
 @dataclass(slots=True)

@@ -57,7 +57,9 @@ class Chat(Route):
         record.notes |= {"reply": reply_id, "prompt_tokens": prepared.prompt_tokens}
         client = client_of(request)
         salt = client.name if client else ""
-        engine_request = EngineRequest(reply_id, prepared.prompt, job.sampling, job.exits, salt)
+        engine_request = EngineRequest(
+            reply_id, prepared.prompt, job.sampling, job.exits, salt, prepared.checked
+        )
         context = ReplyContext(
             id=reply_id,
             request_id=record.request_id,

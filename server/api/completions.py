@@ -142,7 +142,8 @@ def _answering(
 
     def generation(at: int, prompt: Prompt) -> Generation:
         name = f"{reply_id}-{at}" if len(prepared.prompts) > 1 else reply_id
-        asked = EngineRequest(name, prompt, job.sampling, job.exits)
+        checked = prepared.checked[at]
+        asked = EngineRequest(name, prompt, job.sampling, job.exits, checked=checked)
         return Generation(engine, asked, deadline, continues_text=free)
 
     each = [generation(at, prompt) for at, prompt in enumerate(prepared.prompts)]

@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+from dataclasses import replace
 
 import pytest
 
 import dyvte
-from dyvte import ExitOptions, OptionError, PromptError, SamplingParams
+from dyvte import ExitOptions, OptionError, Prompt, PromptError, SamplingParams
 from dyvte.engine.build import EngineConfig, build_core
 from dyvte.engine.events import EngineRequest
 from dyvte.engine.handle import AsyncEngine
 from dyvte.engine.info import describe
 from dyvte.engine.stats import RequestStats, ShadowStats, StepStats, UnfinishedStats
 from dyvte.errors import EngineStopped, QueueFull, RequestFailed
+from dyvte.models.adapter import PromptLayout
 from dyvte.params import FinishReason
 from tests import tiny
 from tests.engine.driver import GREEDY
@@ -165,8 +167,35 @@ async def test_what_does_not_fit_is_refused_before_it_is_queued(tiny_model: dyvt
             engine.submit(request("r", exits=ExitOptions(policy="fixed", exit_layer=9)))
         prompt = tiny.prompt(0)
         rows = len(prompt.token_ids) - 1 + tiny.VISUAL
-        assert engine.check(prompt, GREEDY, None) == rows
+        assert engine.check(prompt, GREEDY, None).prompt_tokens == rows
         assert not engine._outboxes
+
+
+async def test_what_was_checked_is_not_expanded_again_unless_it_is_another(
+    tiny_model: dyvte.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, adapter = tamper(tiny_model)
+    asked = request("r")
+    async with running(model) as engine:
+        expanded: list[Prompt] = []
+        expand = adapter.layout
+
+        def noted(prompt: Prompt) -> PromptLayout:
+            expanded.append(prompt)
+            return expand(prompt)
+
+        monkeypatch.setattr(adapter, "layout", noted)
+        checked = engine.check(asked.prompt, asked.sampling, asked.exits)
+        events = await all_of(engine.submit(replace(asked, checked=checked)))
+        assert expanded == [asked.prompt]
+        other = replace(request("other", seed=1), checked=checked)
+        others = await all_of(engine.submit(other))
+        assert expanded == [asked.prompt, other.prompt]
+    expected = [
+        tiny.alone(tiny_model, each.prompt, sampling=GREEDY, exits=GATE).token_ids
+        for each in (asked, other)
+    ]
+    assert [[event.token_id for event in each] for each in (events, others)] == expected
 
 
 async def test_drain_finishes_what_runs_and_takes_nothing_new(tiny_model: dyvte.Model) -> None:

@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from dyvte.engine.events import EngineRequest, ModelInfo, TokenEvent, TokenLogprobs
+from dyvte.engine.events import Checked, EngineRequest, ModelInfo, TokenEvent, TokenLogprobs
 from dyvte.engine.stats import (
     EngineSnapshot,
     ExitOutcome,
@@ -95,12 +95,12 @@ class FakeEngine:
     def detokenize(self, token_ids: Sequence[int]) -> str:
         return bytes(token_ids).decode(errors="replace").replace("\x01", "<s>")
 
-    def check(self, prompt: Prompt, sampling: SamplingParams, exits: ExitOptions | None) -> int:
+    def check(self, prompt: Prompt, sampling: SamplingParams, exits: ExitOptions | None) -> Checked:
         rows = len(prompt.token_ids) + prompt.num_images * (IMAGE_ROWS - 1)
         if rows + (sampling.max_tokens or 1) > self.info.max_model_len:
             raise PromptError(f"the prompt has {rows} tokens; the context is 512")
         self.resolve(exits)
-        return rows
+        return Checked(rows)
 
     def resolve(self, exits: ExitOptions | None, conversation: bool = False) -> ExitOptions:
         options = exits or self.info.default_exits
@@ -172,13 +172,14 @@ class FakeEngine:
                 for index in range(sampling.n)
                 if index not in ended
             ]
+        rows = self.check(request.prompt, sampling, request.exits).prompt_tokens
         cut = sampling.max_tokens is not None and len(self.answer) > sampling.max_tokens
         reason = FinishReason.LENGTH if cut else FinishReason.STOP
         first = None if done else scored
         events = [
             TokenEvent(i, None, finish_reason=reason, prompt=first) for i in range(sampling.n)
         ]
-        stats = account(self.check(request.prompt, sampling, request.exits), request, done)
+        stats = account(rows, request, done)
         for observer in self.observers:
             observer.on_step(StepStats(seconds=0.01, gate_seconds=0.001, vision_seconds=0.002))
             observer.on_finish(stats)
