@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from dyvte.kv_cache import KVCache, PagedCache
+from dyvte import varlen
+from dyvte.kv_cache import KVCache
 from dyvte.packing import PackedBatch, Segment
 
 ATTENTION_NAME = "dyvte"
@@ -53,15 +54,40 @@ class Tap(Protocol):
         ...
 
 
+class LayerContext(Protocol):
+    """What a decoder layer passes through to attention, unread."""
+
+    @property
+    def deepstack(self) -> Tensor | None:
+        """``[T, K, d]`` that the model still adds to the rows after its first K layers."""
+        ...
+
+    def attend(self, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, scale: float) -> Tensor:
+        """Cache the fresh rows of the layer, then attend them."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class StepContext:
-    """What a decoder layer passes through to attention, unread."""
+    """The rows of one packed step in one layer."""
 
     layer: int
     batch: PackedBatch
     cache: KVCache
     backend: AttentionBackend
     tap: Tap | None = None
+
+    @property
+    def deepstack(self) -> Tensor | None:
+        """The batch's."""
+        return self.batch.deepstack
+
+    def attend(self, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, scale: float) -> Tensor:
+        """Cache the fresh rows, let the tap see the queries, then attend."""
+        self.cache.append(self.layer, self.batch, k_TKD, v_TKD)
+        if self.tap is not None:
+            self.tap.take(self.layer, q_THD, self.batch, self.cache, scale)
+        return self.backend(q_THD, k_TKD, v_TKD, self.layer, self.batch, self.cache, scale)
 
 
 def packed_attention(
@@ -71,16 +97,12 @@ def packed_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float,
-    packed: StepContext,
+    packed: LayerContext,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """The function behind ``"dyvte"``: ``[1, H, T, D]`` in, ``[1, T, H, D]`` out."""
     q_THD, k_TKD, v_TKD = (x[0].transpose(0, 1) for x in (query, key, value))
-    packed.cache.append(packed.layer, packed.batch, k_TKD, v_TKD)
-    if packed.tap is not None:
-        packed.tap.take(packed.layer, q_THD, packed.batch, packed.cache, scaling)
-    out = packed.backend(q_THD, k_TKD, v_TKD, packed.layer, packed.batch, packed.cache, scaling)
-    return out[None], None
+    return packed.attend(q_THD, k_TKD, v_TKD, scaling)[None], None
 
 
 def register() -> str:
@@ -166,58 +188,6 @@ def _sdpa(query: Tensor, keys: Tensor, values: Tensor, segment: Segment, scale: 
     return out[0].transpose(0, 1)
 
 
-class VarlenAttention:
-    """``torch.nn.attention.varlen.varlen_attn`` over the paged pool: CUDA, 16-bit.
-
-    One call for prefill and decode rows; the number of keys differs per layer and per sequence
-    (``seqused_k``). ``num_splits=1`` avoids pytorch#194167 (paged split-KV leaves the rows after
-    the first sequence unwritten) and makes results independent of the batch.
-    """
-
-    name = "varlen"
-
-    def __init__(self) -> None:
-        from torch.nn.attention.varlen import varlen_attn
-
-        self._attend = varlen_attn
-
-    def __call__(
-        self,
-        q_THD: Tensor,
-        k_TKD: Tensor,
-        v_TKD: Tensor,
-        layer: int,
-        batch: PackedBatch,
-        cache: KVCache,
-        scale: float,
-    ) -> Tensor:
-        """Causality is aligned at the last key of each sequence (window right = 0)."""
-        if not isinstance(cache, PagedCache):
-            raise TypeError("varlen attention reads a PagedCache")
-        device = q_THD.device
-        seqs = [segment.seq for segment in batch.segments]
-        used = [cache.length(seq, layer) for seq in seqs]
-        cu_q = torch.tensor([*batch.starts, q_THD.shape[0]], dtype=torch.int32, device=device)
-        seqused = torch.tensor(used, dtype=torch.int32, device=device)
-        out = self._attend(
-            q_THD.contiguous(),
-            cache.k_pool,
-            cache.v_pool,
-            cu_q,
-            None,
-            max(batch.lengths),
-            max(used),
-            scale=scale,
-            window_size=(-1, 0),
-            enable_gqa=q_THD.shape[1] != cache.heads,
-            seqused_k=seqused,
-            block_table=cache.block_table(layer, seqs),
-            num_splits=1,
-        )
-        assert isinstance(out, Tensor)
-        return out
-
-
 def causal_mask(rows: int, keys: int, device: torch.device) -> Tensor:
     """``[rows, keys]`` bool, True where attended: the last row sees the last key."""
     last = torch.arange(keys - rows, keys, device=device)
@@ -225,14 +195,10 @@ def causal_mask(rows: int, keys: int, device: torch.device) -> Tensor:
 
 
 def choose_backend(device: torch.device, dtype: torch.dtype) -> AttentionBackend:
-    """The fastest backend that is right here: varlen needs CUDA, 16 bit and torch ≥ 2.12."""
-    if device.type == "cuda" and dtype in (torch.float16, torch.bfloat16):
-        try:
-            import inspect
-
-            from torch.nn.attention.varlen import varlen_attn
-        except ImportError:
-            return SdpaAttention()
-        if "block_table" in inspect.signature(varlen_attn).parameters:
-            return VarlenAttention()
-    return SdpaAttention()
+    """The fastest backend that is right here: flash kernels need CUDA and 16 bit."""
+    attend = varlen.kernel()
+    if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16) or attend is None:
+        return SdpaAttention()
+    if varlen.reads_pages(attend):
+        return varlen.VarlenAttention(attend)
+    return varlen.GatheredVarlenAttention(attend)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -126,7 +127,10 @@ class RunCache(KVCache):
 
 
 class PagedCache(KVCache):
-    """Two pools ``[pages, page_size, H, D]``; a forked sequence shares its full pages."""
+    """Two pools ``[pages + 1, page_size, H, D]``; a forked sequence shares its full pages.
+
+    The page beyond the ledger's is ``spare_page``: what is written there nobody reads.
+    """
 
     def __init__(
         self,
@@ -137,14 +141,16 @@ class PagedCache(KVCache):
         device: torch.device | str = "cpu",
     ) -> None:
         super().__init__(ledger, heads, head_dim, dtype)
-        shape = (ledger.num_pages, ledger.page_size, heads, head_dim)
+        self.spare_page = ledger.num_pages
+        shape = (ledger.num_pages + 1, ledger.page_size, heads, head_dim)
         self.k_pool = torch.zeros(shape, dtype=dtype, device=device)
         self.v_pool = torch.zeros(shape, dtype=dtype, device=device)
+        self._blocks: dict[int, tuple[tuple[int, ...], np.ndarray]] = {}
 
     def rows(self, seq: int, layer: int) -> tuple[Tensor, Tensor]:
         """Gathered copies (the kernels with paging do without)."""
         length = self._lengths[seq][layer]
-        slots = self._slots(seq, layer, 0, length)
+        slots = self._tensor(self._slots(seq, layer, 0, length))
         flat = (-1, self.heads, self.head_dim)
         keys = self.k_pool.view(flat).index_select(0, slots)
         values = self.v_pool.view(flat).index_select(0, slots)
@@ -157,31 +163,49 @@ class PagedCache(KVCache):
         padded = [[*table, *[0] * (width - len(table))] for table in tables]
         return torch.tensor(padded, dtype=torch.int32, device=self.k_pool.device)
 
+    def blocks(self, seq: int) -> np.ndarray:
+        """Page ids of a sequence in every layer ``[L, most pages of any]`` (int32, padded)."""
+        tables = [self.ledger.table(seq, layer) for layer in range(self.ledger.num_layers)]
+        counts = tuple(map(len, tables))
+        known = self._blocks.get(seq)
+        if known is None or known[0] != counts:
+            width = max(counts)
+            padded = [[*table, *[0] * (width - len(table))] for table in tables]
+            known = self._blocks[seq] = counts, np.array(padded, dtype=np.int32)
+        return known[1]
+
     def append(self, layer: int, batch: PackedBatch, k_THD: Tensor, v_THD: Tensor) -> None:
         """One scatter for all rows of the step."""
-        slots: list[int] = []
+        slots: list[np.ndarray] = []
         for segment in batch.segments:
             rows = self._lengths.setdefault(segment.seq, [0] * self.ledger.num_layers)
-            slots += self._slot_list(segment.seq, layer, rows[layer], rows[layer] + segment.rows)
+            slots.append(self._slots(segment.seq, layer, rows[layer], rows[layer] + segment.rows))
             rows[layer] += segment.rows
-        index = torch.tensor(slots, dtype=torch.int64, device=self.k_pool.device)
+        self.scatter(self._tensor(np.concatenate(slots)), k_THD, v_THD)
+
+    def scatter(self, slots: Tensor, k_THD: Tensor, v_THD: Tensor) -> None:
+        """Write rows to slots ``[T]`` of the pool; lengths stay as they are."""
         flat = (-1, self.heads, self.head_dim)
-        self.k_pool.view(flat).index_copy_(0, index, k_THD)
-        self.v_pool.view(flat).index_copy_(0, index, v_THD)
+        self.k_pool.view(flat).index_copy_(0, slots, k_THD)
+        self.v_pool.view(flat).index_copy_(0, slots, v_THD)
 
-    def _slot_list(self, seq: int, layer: int, start: int, stop: int) -> list[int]:
-        size, table = self.ledger.page_size, self.ledger.table(seq, layer)
-        return [table[row // size] * size + row % size for row in range(start, stop)]
+    def appended(self, seqs: Sequence[int]) -> None:
+        """Note that every layer of some sequences holds one row more, written by ``scatter``."""
+        for seq in seqs:
+            self._lengths[seq] = [rows + 1 for rows in self._lengths[seq]]
 
-    def _slots(self, seq: int, layer: int, start: int, stop: int) -> Tensor:
-        slots = self._slot_list(seq, layer, start, stop)
-        return torch.tensor(slots, dtype=torch.int64, device=self.k_pool.device)
+    def _slots(self, seq: int, layer: int, start: int, stop: int) -> np.ndarray:
+        """Where rows ``start..stop-1`` of one (sequence, layer) lie in the pool."""
+        size, rows = self.ledger.page_size, np.arange(start, stop)
+        table = np.array(self.ledger.table(seq, layer), dtype=np.int64)
+        return table[rows // size] * size + rows % size
+
+    def _tensor(self, slots: np.ndarray) -> Tensor:
+        return torch.from_numpy(slots).to(self.k_pool.device)
 
     def _write(self, seq: int, layer: int, at: int, k_nHD: Tensor, v_nHD: Tensor) -> None:
         slots = self._slots(seq, layer, at, at + k_nHD.shape[0])
-        flat = (-1, self.heads, self.head_dim)
-        self.k_pool.view(flat).index_copy_(0, slots, k_nHD)
-        self.v_pool.view(flat).index_copy_(0, slots, v_nHD)
+        self.scatter(self._tensor(slots), k_nHD, v_nHD)
 
     def _fork(self, parent: int, child: int) -> None:
         copies = self.ledger.fork(parent, child, self._lengths[parent], share=True)
@@ -193,3 +217,4 @@ class PagedCache(KVCache):
 
     def _drop(self, seq: int) -> None:
         """The pages themselves need no clearing: lengths say what is valid."""
+        self._blocks.pop(seq, None)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import dyvte
-from dyvte.attention import StepContext
+from dyvte.attention import LayerContext, StepContext
 from dyvte.models.adapter import ModelAdapter, PromptLayout
 
 
@@ -50,8 +50,9 @@ class TamperedAdapter(ModelAdapter):
         return self.inner.rotary(hidden, positions)
 
     def run_layer(
-        self, layer: int, hidden: Tensor, rotary: tuple[Tensor, Tensor], context: StepContext
+        self, layer: int, hidden: Tensor, rotary: tuple[Tensor, Tensor], context: LayerContext
     ) -> Tensor:
+        assert isinstance(context, StepContext)
         changed = self.on_layer(layer, hidden, context)
         return self.inner.run_layer(layer, hidden if changed is None else changed, rotary, context)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -11,13 +12,14 @@ from dyvte.attention import (
     AttentionBackend,
     DenseAttention,
     SdpaAttention,
-    VarlenAttention,
     causal_mask,
     choose_backend,
 )
 from dyvte.kv_cache import KVCache, PagedCache, RunCache
 from dyvte.packing import PackedBatch, Segment
 from dyvte.pages import PageLedger
+from dyvte.varlen import GatheredVarlenAttention, VarlenAttention
+from tests.paged_kernel import paged_kernel, unpaged_kernel
 
 DIM, PAGE = 16, 256
 HEADS = {"as many keys": (4, 4), "grouped": (4, 2), "one": (4, 1)}
@@ -139,57 +141,18 @@ def test_float32_on_cuda_gets_sdpa_since_flash_kernels_are_16_bit() -> None:
     assert choose_backend(torch.device("cuda"), torch.float32).name == "sdpa"
 
 
-class RecordedKernel:
-    """Takes the varlen kernel's place: does by its documented arguments what it would do."""
-
-    def __call__(
-        self,
-        query: torch.Tensor,
-        k_pool: torch.Tensor,
-        v_pool: torch.Tensor,
-        cu_q: torch.Tensor,
-        cu_k: None,
-        max_q: int,
-        max_k: int,
-        *,
-        scale: float,
-        window_size: tuple[int, int],
-        enable_gqa: bool,
-        seqused_k: torch.Tensor,
-        block_table: torch.Tensor,
-        num_splits: int,
-    ) -> torch.Tensor:
-        assert (window_size, num_splits) == ((-1, 0), 1)
-        assert enable_gqa == (query.shape[1] != k_pool.shape[2])
-        assert max_q == int(cu_q.diff().max())
-        assert max_k == int(seqused_k.max())
-        parts = []
-        for index, used in enumerate(seqused_k.tolist()):
-            rows = query[cu_q[index] : cu_q[index + 1]].transpose(0, 1)
-            keys, values = (
-                pool[block_table[index].long()].flatten(0, 1)[:used].transpose(0, 1)
-                for pool in (k_pool, v_pool)
-            )
-            parts.append(
-                torch.nn.functional.scaled_dot_product_attention(
-                    rows,
-                    keys,
-                    values,
-                    causal_mask(rows.shape[1], used, rows.device),
-                    scale=scale,
-                    enable_gqa=enable_gqa,
-                ).transpose(0, 1)
-            )
-        return torch.cat(parts)
+KERNELS = {
+    "pages": VarlenAttention(paged_kernel),
+    "gathered": GatheredVarlenAttention(unpaged_kernel),
+}
 
 
+@pytest.mark.parametrize("backend", KERNELS.values(), ids=KERNELS)
 @pytest.mark.parametrize("heads", HEADS.values(), ids=HEADS)
 @pytest.mark.parametrize("lengths", BATCHES.values(), ids=BATCHES)
 def test_varlen_tells_its_kernel_what_the_cache_holds(
-    lengths: list[tuple[int, int]], heads: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+    lengths: list[tuple[int, int]], heads: tuple[int, int], backend: AttentionBackend
 ) -> None:
-    backend = VarlenAttention()
-    monkeypatch.setattr(backend, "_attend", RecordedKernel())
     this = step(lengths, heads, paged=True)
     torch.testing.assert_close(this.run(backend), this.run(DenseAttention()), atol=2e-6, rtol=1e-5)
 
@@ -197,7 +160,18 @@ def test_varlen_tells_its_kernel_what_the_cache_holds(
 def test_varlen_reads_pages_only() -> None:
     this = step([(0, 3)], (4, 2), paged=False)
     with pytest.raises(TypeError, match="PagedCache"):
-        this.run(VarlenAttention())
+        this.run(VarlenAttention(paged_kernel))
+
+
+@pytest.mark.parametrize(
+    ("attend", "name"),
+    [(paged_kernel, "varlen"), (unpaged_kernel, "varlen-gathered"), (None, "sdpa")],
+)
+def test_16_bit_on_cuda_gets_what_this_torch_has(
+    attend: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dyvte.varlen.kernel", lambda: attend)
+    assert choose_backend(torch.device("cuda"), torch.bfloat16).name == name
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -209,7 +183,7 @@ def test_varlen_is_dense_on_cuda(
 ) -> None:
     """pytorch#194167 left the rows after the first sequence unwritten; num_splits=1 avoids it."""
     backend = choose_backend(torch.device("cuda"), dtype)
-    assert backend.name == "varlen"
+    assert backend.name.startswith("varlen")
     this = step(lengths, heads, paged=True, device="cuda", dtype=dtype)
     torch.testing.assert_close(this.run(backend), this.run(DenseAttention()), atol=0.02, rtol=0.02)
 

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import torch
 
-from dyvte.attention import AttentionBackend, VarlenAttention, choose_backend
+from dyvte.attention import AttentionBackend, choose_backend
 from dyvte.constraints.grammars import ModelGrammars
 from dyvte.engine.capacity import Capacity, plan_capacity
 from dyvte.engine.core import EngineCore
+from dyvte.engine.decode_graphs import DecodeGraphs
 from dyvte.engine.image_cache import ImageCache
 from dyvte.engine.runner import Runner
 from dyvte.engine.scheduler import Limits, Scheduler
@@ -19,6 +20,7 @@ from dyvte.errors import OptionError
 from dyvte.kv_cache import KVCache, PagedCache, RunCache
 from dyvte.model import Model
 from dyvte.models.adapter import ModelAdapter
+from dyvte.varlen import VarlenAttention
 
 CPU_PAGE = 64
 CUDA_PAGE = 256  # FlashAttention 2 wants pages of 256 rows
@@ -37,6 +39,7 @@ class EngineConfig:
     max_step_rows: int | None = None
     page_size: int | None = None
     image_cache_memory: int = 0
+    cuda_graphs: bool = True
 
 
 def build_core(
@@ -54,6 +57,8 @@ def build_core(
     limits = Limits(settings.max_num_seqs, settings.max_step_rows or default_rows)
     scheduler = Scheduler(cache.ledger, limits)
     runner = Runner(adapter, cache, backend, ImageCache(settings.image_cache_memory))
+    if settings.cuda_graphs and isinstance(cache, PagedCache):
+        runner.graphs = _graphs(adapter, cache, backend, settings, capacity.max_model_len)
     return EngineCore(model, runner, scheduler, capacity.max_model_len, ModelGrammars(model))
 
 
@@ -77,6 +82,19 @@ def _cache(adapter: ModelAdapter, capacity: Capacity, backend: AttentionBackend)
     if adapter.device.type == "cuda" or isinstance(backend, VarlenAttention):
         return PagedCache(ledger, shape.num_kv_heads, shape.head_dim, adapter.dtype, adapter.device)
     return RunCache(ledger, shape.num_kv_heads, shape.head_dim, adapter.dtype)
+
+
+def _graphs(
+    adapter: ModelAdapter,
+    cache: PagedCache,
+    backend: AttentionBackend,
+    config: EngineConfig,
+    max_model_len: int,
+) -> DecodeGraphs | None:
+    """Decode steps of fixed shape, where the attention reads pages without asking the host."""
+    if not isinstance(backend, VarlenAttention):
+        return None
+    return DecodeGraphs(adapter, cache, backend, config.max_num_seqs, max_model_len)
 
 
 def _free_bytes(device: torch.device) -> int:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dyvte import forward as loop
 from dyvte.attention import AttentionBackend
+from dyvte.engine.decode_graphs import DecodeGraphs, DecodeRow
 from dyvte.engine.image_cache import ImageCache
 from dyvte.engine.scoring import score_prompts
 from dyvte.engine.sequence import RequestState, Sequence
@@ -56,6 +57,7 @@ class Runner:
         self.cache = cache
         self.attention = attention
         self.images = ImageCache(0) if images is None else images
+        self.graphs: DecodeGraphs | None = None
 
     def encode(self, requests: Seq[RequestState]) -> float:
         """Run the vision tower for requests that still need it, together; return the seconds.
@@ -124,7 +126,13 @@ class Runner:
         del prefill.sequences[index]
 
     def run(self, prefills: Seq[Sequence], decodes: Seq[Sequence]) -> tuple[list[Output], float]:
-        """Prefills and decodes in one packed forward; also the seconds spent in gates."""
+        """Prefills and decodes in one packed forward; also the seconds spent in gates.
+
+        Decodes alone go through the graphs where there are some.
+        """
+        if self.graphs is not None and not prefills:
+            logits = self.graphs.run([_decode_row(each) for each in decodes])
+            return [Output(*each) for each in zip(decodes, logits, strict=True)], 0.0
         parts = [self._prompt(each) for each in prefills]
         if decodes:
             parts += self._next_rows(decodes)
@@ -156,6 +164,12 @@ class Runner:
     def _embed(self, token_ids: Seq[int]) -> Tensor:
         ids = torch.tensor(list(token_ids), dtype=torch.int64, device=self.model.device)
         return self.model.embed_tokens(ids)
+
+
+def _decode_row(sequence: Sequence) -> DecodeRow:
+    """Generated tokens have no image, so every axis counts alike."""
+    position = sequence.rows - 1 + sequence.owner.layout.delta
+    return DecodeRow(sequence.seq, sequence.token_ids[-1], position)
 
 
 def _identity(state: RequestState) -> tuple[str, bytes] | int:

@@ -1,6 +1,7 @@
 """The first requests of a process pay for allocations and kernel choices; these pay instead.
 
-Runs one text prompt and, if the tower can be fed, one picture through prefill and decode.
+Captures the graphs of decode steps where the device has some, then runs one text prompt and, if
+the tower can be fed, one picture through prefill and decode.
 """
 
 from __future__ import annotations
@@ -19,7 +20,11 @@ log = logging.getLogger("dyvte.engine")
 
 
 def warm_up(core: EngineCore) -> None:
-    """Run the warm-up prompts to their end. Raises what a broken model raises."""
+    """Capture decode graphs, then run the warm-up prompts to their end.
+
+    Raises what a broken model raises; graphs that cannot be captured are done without.
+    """
+    _capture(core)
     params = SamplingParams(max_tokens=2, temperature=0, ignore_eos=True)
     prompts = [Prompt([0])]
     if core.model.chat is not None and core.model.process_images is not None:
@@ -35,3 +40,14 @@ def warm_up(core: EngineCore) -> None:
         for emission in core.step():
             if emission.error is not None:
                 raise emission.error
+
+
+def _capture(core: EngineCore) -> None:
+    graphs = core.runner.graphs
+    if graphs is None or core.model.adapter.device.type != "cuda":
+        return
+    try:
+        graphs.capture()
+    except RuntimeError as error:
+        log.warning("decode runs without CUDA graphs: %s", str(error).splitlines()[0])
+        core.runner.graphs = None

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dyvte.attention import StepContext
+from dyvte.attention import LayerContext
 from dyvte.errors import PromptError
 from dyvte.exits.gate import GateBank
 from dyvte.flops import DecoderShape
@@ -93,7 +93,7 @@ class ModelAdapter(ABC):
 
     @abstractmethod
     def run_layer(
-        self, layer: int, hidden: Tensor, rotary: tuple[Tensor, Tensor], context: StepContext
+        self, layer: int, hidden: Tensor, rotary: tuple[Tensor, Tensor], context: LayerContext
     ) -> Tensor:
         """One decoder layer over packed rows: ``[T, d]`` → ``[T, d]``."""
 

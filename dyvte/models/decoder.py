@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from dyvte.attention import StepContext
+from dyvte.attention import LayerContext
 from dyvte.errors import ModelError
 from dyvte.exits.gate import GateBank
 from dyvte.flops import DecoderShape
@@ -65,7 +65,7 @@ class DecoderAdapter(ModelAdapter):
         return cos, sin
 
     def run_layer(
-        self, layer: int, hidden: Tensor, rotary: tuple[Tensor, Tensor], context: StepContext
+        self, layer: int, hidden: Tensor, rotary: tuple[Tensor, Tensor], context: LayerContext
     ) -> Tensor:
         """The decoder's own layer over a batch of one packed row."""
         out: Tensor = self._layers[layer](

@@ -6,6 +6,7 @@ from collections import defaultdict
 from typing import Any
 
 import dyvte
+from dyvte.attention import AttentionBackend
 from dyvte.engine.build import EngineConfig, build_core
 from dyvte.engine.events import EngineRequest, TokenEvent
 from dyvte.engine.sequence import RequestState
@@ -29,8 +30,13 @@ def small(pages: int, **settings: Any) -> EngineConfig:
 class Driver:
     """An engine core, its requests by name, and everything that it said."""
 
-    def __init__(self, model: dyvte.Model, config: EngineConfig | None = None) -> None:
-        self.core = build_core(model, config)
+    def __init__(
+        self,
+        model: dyvte.Model,
+        config: EngineConfig | None = None,
+        attention: AttentionBackend | None = None,
+    ) -> None:
+        self.core = build_core(model, config, attention)
         self.states: dict[str, RequestState] = {}
         self.events: dict[str, list[TokenEvent]] = defaultdict(list)
         self.errors: dict[str, list[EngineError]] = defaultdict(list)

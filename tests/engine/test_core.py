@@ -249,9 +249,9 @@ def test_a_longest_request_fits_the_smallest_pool(tiny_model: dyvte.Model) -> No
 
 @pytest.mark.parametrize("field", ["max_model_len", "kv_cache_memory", "max_num_seqs"])
 def test_capacity_that_cannot_be_is_refused(field: str, tiny_model: dyvte.Model) -> None:
-    value = {"max_model_len": 10**6, "kv_cache_memory": 1000, "max_num_seqs": 0}[field]
+    values: dict[str, Any] = {"max_model_len": 10**6, "kv_cache_memory": 1000, "max_num_seqs": 0}
     with pytest.raises(OptionError, match=field):
-        Driver(tiny_model, EngineConfig(**{field: value}))
+        Driver(tiny_model, EngineConfig(**{field: values[field]}))
 
 
 def test_a_pool_is_no_larger_than_its_seats_can_fill(tiny_model: dyvte.Model) -> None:

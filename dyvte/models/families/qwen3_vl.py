@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import Qwen3VLForConditionalGeneration
 
-from dyvte.attention import StepContext
+from dyvte.attention import LayerContext
 from dyvte.models.adapter import PromptLayout
 from dyvte.models.families.qwen2_vl import GridAdapter, patch_inputs
 from dyvte.models.vision.grid_tower import GridTower
@@ -61,11 +61,11 @@ class Qwen3VLAdapter(GridAdapter):
         return out
 
     def run_layer(
-        self, layer: int, hidden: Tensor, rotary: tuple[Tensor, Tensor], context: StepContext
+        self, layer: int, hidden: Tensor, rotary: tuple[Tensor, Tensor], context: LayerContext
     ) -> Tensor:
         """The decoder's own layer, and the level that follows it for the rows still there."""
         out = super().run_layer(layer, hidden, rotary, context)
-        levels = context.batch.deepstack
+        levels = context.deepstack
         if levels is None or layer >= levels.shape[1]:
             return out
         return out + levels[:, layer]
