@@ -151,7 +151,7 @@ def _add_generation(app: FastAPI, chat: Chat) -> None:
     for method in (app.get, app.delete):
         method(RESPONSES + "/{response_id}", **lost)(not_stored)
     tokens = Tokens(*parts)
-    statuses = (400, 401, 404, 413, 503)
+    statuses = (400, 401, 404, 408, 413, 429, 503)
     app.post(TOKENIZE, responses=answer(Tokenized, *statuses), **plain)(tokens.tokenize)
     app.post(DETOKENIZE, responses=answer(Detokenized, *statuses), **plain)(tokens.detokenize)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import orjson
@@ -18,11 +19,15 @@ from server.api.context import record_of
 from server.api.errors import bad_request, from_engine
 from server.api.exits import check_model
 from server.api.schema import ChatRequest
+from server.api.timeout import deadline_of
 from server.api.translate import translate
 from server.api.validation import parse_detokenize, parse_tokenize
+from server.deadline import in_time
 from server.lifecycle import Lifecycle
 from server.preprocess import Preprocessor
 from server.settings import Settings
+
+Answer = Callable[[Request, Engine], Awaitable[Response]]
 
 
 class Tokenized(TypedDict):
@@ -50,20 +55,28 @@ class Tokens:
 
     async def tokenize(self, request: Request) -> Response:
         """Text or messages as ids."""
-        return await self._tokenize(request, self.lifecycle.check_ready())
+        return await self._in_time(request, self._tokenize)
 
     async def detokenize(self, request: Request) -> Response:
         """Ids as text."""
-        return await self._detokenize(request, self.lifecycle.check_ready())
+        return await self._in_time(request, self._detokenize)
+
+    async def _in_time(self, request: Request, answer: Answer) -> Response:
+        """The answer, or the 408 that is due; what is slow in a thread runs out unheard."""
+        record = record_of(request)
+        most = self.settings.request_timeout
+        record.deadline = deadline_of(request.headers, most, record.seconds)
+        engine = self.lifecycle.check_ready()
+        try:
+            return await in_time(answer(request, engine), record.deadline)
+        except DyvteError as error:
+            raise from_engine(error, record.request_id) from error
 
     async def _tokenize(self, request: Request, engine: Engine) -> Response:
         raw = await read_json(request)
         asked = parse_tokenize(raw)
         self._check_model(asked.model, engine)
-        try:
-            prompt, count = await self._prompt(asked, request, engine)
-        except DyvteError as error:
-            raise from_engine(error, record_of(request).request_id) from error
+        prompt, count = await self._prompt(asked, request, engine)
         told: Tokenized = {
             "count": count,
             "max_model_len": engine.info.max_model_len,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ import dyvte
 from tests import tiny
 from tests.server.conftest import Connect
 from tests.server.examples import RED, body, with_images
-from tests.server.fake_engine import IMAGE_ROWS
+from tests.server.fake_engine import IMAGE_ROWS, FakeEngine
 
 pytestmark = pytest.mark.anyio
 
@@ -75,3 +77,29 @@ def test_typed_specials_stay_characters(tiny_model: dyvte.Model) -> None:
     assert not set(ids) & set(range(len(tiny.SPECIALS)))
     assert tiny_model.detokenize(ids) == "</s><image>ü"
     assert tiny_model.detokenize([tiny.BOS, *ids[:1]]) == "<s><"
+
+
+class Slow(FakeEngine):
+    """Takes its time with text."""
+
+    def tokenize(self, text: str, special: bool = True) -> list[int]:
+        time.sleep(0.2)
+        return super().tokenize(text, special)
+
+    def detokenize(self, token_ids: Sequence[int]) -> str:
+        time.sleep(0.2)
+        return super().detokenize(token_ids)
+
+
+@pytest.mark.parametrize(
+    ("url", "asked"), [("/tokenize", {"prompt": "hi"}), ("/detokenize", {"tokens": [104]})]
+)
+async def test_what_is_asked_for_in_time_comes_in_time_or_is_a_408(
+    connect: Connect, url: str, asked: dict[str, Any]
+) -> None:
+    async with connect(Slow()) as client:
+        late = await client.post(url, json=asked, headers={"x-request-timeout": "0.02"})
+        fine = await client.post(url, json=asked, headers={"x-request-timeout": "60"})
+        wrong = await client.post(url, json=asked, headers={"x-request-timeout": "soon"})
+    assert (late.status_code, fine.status_code, wrong.status_code) == (408, 200, 400)
+    assert late.headers["x-should-retry"] == "false"
