@@ -22,8 +22,10 @@ CALL = {
 
 def bodies() -> list[tuple[str, dict[str, Any]]]:
     """Route and body of each."""
-    return [(CHAT, body) for body in _chats()] + [
-        ("/v1/completions", body) for body in _completions()
+    return [
+        *((CHAT, body) for body in _chats()),
+        *(("/v1/completions", body) for body in _completions()),
+        *(("/v1/responses", body) for body in _responses()),
     ]
 
 
@@ -71,4 +73,29 @@ def _completions() -> list[dict[str, Any]]:
         {"model": "demo", "prompt": "What?", "max_tokens": 4, "temperature": 0, "echo": True},
         {"model": "demo", "prompt": ["a", "b"], "max_tokens": 2, "logprobs": 2, "n": 2},
         {"model": "demo", "prompt": [1, 5, 9], "max_tokens": 2, "stream": True, "suffix": None},
+    ]
+
+
+def _responses() -> list[dict[str, Any]]:
+    image = {"type": "input_image", "image_url": RED, "detail": "low"}
+    text = {"type": "input_text", "text": "What?"}
+    tool = {"type": "function", **TOOL}
+    form = {"type": "json_schema", "name": "thing", "schema": SCHEMA, "strict": True}
+    said = {"type": "output_text", "text": "I paint.", "annotations": [], "logprobs": []}
+    call = {"type": "function_call", "call_id": "call_1", "name": "paint", "arguments": "{}"}
+    conversation = [
+        {"role": "developer", "content": [text]},
+        {"type": "message", "role": "user", "content": [image, text]},
+        {"id": "msg_1", "role": "assistant", "status": "completed", "content": [said]},
+        {**call, "id": "fc_1", "status": "completed"},
+        {"type": "function_call_output", "call_id": "call_1", "output": "done"},
+    ]
+    short: dict[str, Any] = {"model": "demo", "max_output_tokens": 4}
+    logprobs = {"include": ["message.output_text.logprobs"], "top_logprobs": 2}
+    return [
+        {**short, "input": "What?", "instructions": "Be brief.", "temperature": 0, "top_p": 0.5},
+        {**short, "input": conversation, "tools": [tool], "metadata": {"k": "v"}, "store": False},
+        {**short, "input": "Paint.", "tools": [tool], "tool_choice": "required", "stream": True},
+        {**short, "input": "What?", "text": {"format": form}, "stream": True, **logprobs},
+        {**short, "input": conversation[:2], "dyvte": {"policy": "fixed", "exit_layer": 2}},
     ]

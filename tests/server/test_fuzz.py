@@ -34,7 +34,8 @@ async def test_mutated_pictures_are_taken_or_refused(connect: Connect) -> None:
 @pytest.mark.anyio
 async def test_mutated_bodies_are_taken_or_refused(connect: Connect) -> None:
     async with connect() as client:
-        check(await attack(client, body_cases([CHAT, "/v1/completions"]), CASES, seed=1))
+        paths = [CHAT, "/v1/completions", "/v1/responses"]
+        check(await attack(client, body_cases(paths), CASES, seed=1))
 
 
 @pytest.mark.anyio
