@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from dyvte.engine.events import Engine, EngineRequest, TokenEvent, TokenLogprobs
 from dyvte.engine.stats import RequestStats
 from dyvte.errors import EngineStopped, RequestFailed
-from dyvte.params import FinishReason
+from dyvte.params import FinishReason, SamplingParams
 from server.deadline import in_time
 from server.detokenize import Detokenizer, Piece, ShownToken
 
@@ -64,6 +64,11 @@ class Generation:
     def each(self) -> Sequence[Generation]:
         """Itself: what several generations together are made of."""
         return (self,)
+
+    @property
+    def sampling(self) -> SamplingParams:
+        """How its tokens are chosen."""
+        return self._request.sampling
 
     @property
     def completion_tokens(self) -> int:

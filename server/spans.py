@@ -99,9 +99,13 @@ def _noted(notes: Mapping[str, object]) -> Attributes:
 
 
 def _usage(record: RequestRecord) -> Attributes:
-    answers = record.answers
+    answers, sampling = record.answers, record.answers[0].sampling
     first = min(each.before_submit + each.stats.timings.ttft for each in answers)
     return {
+        "gen_ai.request.max_tokens": sampling.max_tokens,
+        "gen_ai.request.temperature": sampling.temperature,
+        "gen_ai.request.top_p": sampling.top_p,
+        "gen_ai.request.choice.count": sampling.n,
         "gen_ai.response.model": record.notes.get("model"),
         "gen_ai.response.finish_reasons": [
             reason for each in answers for reason in each.finish_reasons

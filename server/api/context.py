@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dyvte.engine.stats import RequestStats
+from dyvte.params import SamplingParams
 from server.api.body import ClientGone
 from server.api.errors import internal
 from server.logs import traceback_of
@@ -34,6 +35,7 @@ class Answered:
     """A generation that is complete: its account, and seconds spent before the engine had it."""
 
     stats: RequestStats
+    sampling: SamplingParams
     preprocess: float
     before_submit: float
     completion_tokens: int

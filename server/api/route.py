@@ -26,6 +26,7 @@ from server.api.sse import EventStream, unless_gone
 from server.api.streaming import OpenedStream, StreamReply
 from server.api.timeout import deadline_of
 from server.deadline import in_time
+from server.generate import Generation
 from server.generations import Answering
 from server.lifecycle import Lifecycle
 from server.metrics import ServerMetrics
@@ -104,18 +105,18 @@ class Route(ABC):
             self._note_generation(each, context, record)
 
     def _note_generation(
-        self, answering: Answering, context: ReplyContext, record: RequestRecord
+        self, generation: Generation, context: ReplyContext, record: RequestRecord
     ) -> None:
-        stats = answering.stats
+        stats = generation.stats
         if stats is None:
             return
-        reasons = set(answering.finish_reasons.values())
+        reasons = set(generation.finish_reasons.values())
         reason = FinishReason.LENGTH if FinishReason.LENGTH in reasons else FinishReason.STOP
         ttft, total = context.clock.ttft(stats), context.clock.total(stats)
         self.metrics.answered(reason, stats.policy, ttft, total)
-        record.answers.append(_answered(answering, context, stats))
+        record.answers.append(_answered(generation, context, stats))
         record.notes |= {
-            "completion_tokens": answering.completion_tokens,
+            "completion_tokens": generation.completion_tokens,
             "finish_reason": reason.value,
             "policy": stats.policy,
             "exit_layer": stats.exit_layer,
@@ -131,13 +132,14 @@ class Route(ABC):
             self.metrics.refusal("invalid_prompt")
 
 
-def _answered(answering: Answering, context: ReplyContext, stats: RequestStats) -> Answered:
-    clock, reasons = context.clock, sorted(answering.finish_reasons.items())
+def _answered(generation: Generation, context: ReplyContext, stats: RequestStats) -> Answered:
+    clock, reasons = context.clock, sorted(generation.finish_reasons.items())
     return Answered(
         stats,
+        generation.sampling,
         clock.preprocess,
         clock.before_submit,
-        answering.completion_tokens,
+        generation.completion_tokens,
         tuple(reason.value for _, reason in reasons),
     )
 

@@ -30,6 +30,10 @@ ASKED: dict[str, tuple[str, dict[str, Any]]] = {
     "circle": (CHAT, ask("What color is the circle?")),
     "square": (CHAT, {**ask("What color is the square?"), "dyvte": {"policy": "off"}}),
     "text": (CHAT, ask("Hello?", picture=False)),
+    "response": (
+        "/v1/responses",
+        {"model": "demo", "input": "Hello?", "max_output_tokens": 6, "temperature": 0},
+    ),
     "goes-on": (TEXT, {"model": "demo", "prompt": "The circle", "max_tokens": 4, "temperature": 0}),
     "wrong": (CHAT, {**ask("What?"), "model": "gpt-4o"}),
 }
@@ -43,9 +47,10 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def said(body: dict[str, Any]) -> Any:
     """What does not change from run to run."""
-    if "error" in body:
+    if body.get("error"):
         return body["error"]["code"]
-    chosen = [choice.get("message", choice.get("text")) for choice in body["choices"]]
+    chosen = [choice.get("message", choice.get("text")) for choice in body.get("choices", ())]
+    chosen += [item["content"] for item in body.get("output", ())]
     return chosen, body["usage"], body["dyvte"]["exit_layer"], body["dyvte"]["flops"]["total"]
 
 
@@ -71,12 +76,11 @@ def test_answers_are_the_servers_and_counted(
     answers = {line["custom_id"]: line["response"]["body"] for line in lines}
     assert {name: said(body) for name, body in answers.items()} == asyncio.run(served())
     assert "red" in answers["circle"]["choices"][0]["message"]["content"].lower()
-    assert "5 lines: 4 answered, 1 errors; " in printed
+    assert "6 lines: 5 answered, 1 errors; " in printed
     assert "error: 1 × model_not_found, for example: The model 'gpt-4o' does not exist" in printed
     usage = [body["usage"] for body in answers.values() if "usage" in body]
-    prompts, made = (
-        sum(each[f"{kind}_tokens"] for each in usage) for kind in ("prompt", "completion")
-    )
+    prompts = sum(each.get("prompt_tokens") or each["input_tokens"] for each in usage)
+    made = sum(each["total_tokens"] for each in usage) - prompts
     assert f"tokens: {prompts:,} of prompts, {made:,} of answers" in printed
     flops = [body["dyvte"]["flops"] for body in answers.values() if "dyvte" in body]
     ratio = sum(each["saved"] for each in flops) / sum(each["baseline"] for each in flops)
