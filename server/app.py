@@ -20,6 +20,8 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
+from starlette.types import Scope
 
 from dyvte.engine.events import Engine
 from server.api import playground
@@ -208,6 +210,12 @@ def _add_layers(
     app.add_middleware(RequestContext, metrics=metrics)
 
 
+def _methods(app: FastAPI, scope: Scope) -> list[str]:
+    """What may be done with a path, by all its routes; each of them knows only its own."""
+    reached = [route for route in app.routes if route.matches(scope)[0] is not Match.NONE]
+    return sorted({method for route in reached for method in getattr(route, "methods", None) or ()})
+
+
 def _add_error_handlers(app: FastAPI) -> None:
     """Whatever the framework raises leaves in OpenAI's form."""
 
@@ -217,8 +225,10 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     async def routed(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        path = request.scope["path"]
-        return of_status(error.status_code, request.method, path, error.headers or {}).response()
+        path, headers = request.scope["path"], error.headers or {}
+        if error.status_code == 405:
+            headers = {**headers, "Allow": ", ".join(_methods(app, request.scope))}
+        return of_status(error.status_code, request.method, path, headers).response()
 
     async def invalid(_: Request, __: Exception) -> Response:
         return bad_request("The request's parameters are not valid.").response()

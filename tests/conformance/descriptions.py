@@ -69,7 +69,7 @@ def main() -> int:
             file.write_text(json.dumps(described), encoding="utf-8")
             command = [str(arguments.schemathesis.resolve()), "run", str(file), "--url", base]
             limits = ["--max-time", str(arguments.seconds), "--request-timeout", "60"]
-            limits += ["--continue-on-failure", "--no-color"]
+            limits += ["--continue-on-failure", "--no-color", "--output-sanitize", "false"]
             ended.append(subprocess.run([*command, *limits, *flags], cwd=folder).returncode)
             sys.stdout.write(f"{name}: exit code {ended[-1]}\n")
             sys.stdout.flush()

@@ -1,8 +1,9 @@
 """OpenAI's description of chat completions, narrowed to requests that this server should take.
 
 Taken out is what the server refuses by its own documentation (``UNSUPPORTED``) and what a type
-cannot say: which model is served, what a picture's URL holds, how long a prompt may be. All else
-stays OpenAI's, so that a refusal of what is drawn from here is a mistake.
+cannot say: which model is served, what a picture's URL holds, how long a prompt may be, which
+fields need each other (``VARIANTS``). All else stays OpenAI's, so that a refusal of what is drawn
+from here is a mistake. A stream's events are described one by one, as schemathesis reads them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 from server.api.validation import UNSUPPORTED, UNSUPPORTED_IN_MESSAGE
 from tests.conformance.bodies import SCHEMA
+from tests.conformance.variants import CONVERSATIONS, TOOL, VARIANTS
 from tests.server.examples import RED
 from tests.server.openai_schema import rewritten
 
@@ -21,6 +23,7 @@ ROOT = "CreateChatCompletionRequest"
 PREFIX = "#/components/schemas/"
 TELLS_NOTHING = ("description", "example", "examples", "x-oaiMeta", "deprecated")
 ROLES = ("Developer", "System", "User", "Assistant")
+STREAM = "text/event-stream"
 TEXT = {"type": "string", "maxLength": 40}
 
 Schemas = dict[str, Any]
@@ -31,22 +34,38 @@ def narrowed(description: Mapping[str, Any], model: str) -> dict[str, Any]:
     schemas: Schemas = rewritten(_plain(description["components"]["schemas"]))
     properties = _merged(schemas, ROOT)
     kept = {name: schema for name, schema in properties.items() if name not in UNSUPPORTED}
-    schemas[ROOT] = {
-        "type": "object",
-        "properties": {**kept, **_values(model)},
-        "required": ["model", "messages", "max_completion_tokens"],
-    }
+    for name, fields in VARIANTS.items():
+        schemas[ROOT + name] = {
+            "type": "object",
+            "properties": {**kept, **_values(model), **fields},
+            "required": ["model", "messages", "max_completion_tokens", *fields],
+        }
     _narrow_messages(schemas)
-    for name in _reachable_from({ROOT}, schemas):
+    for name in _reachable_from({ROOT + name for name in VARIANTS}, schemas):
         schemas[name] = _closed(schemas[name])
     operation = copy.deepcopy(description["paths"][PATH]["post"])
+    drawn = {"anyOf": [{"$ref": PREFIX + ROOT + name} for name in VARIANTS]}
+    operation["requestBody"]["content"]["application/json"]["schema"] = drawn
     error = {"application/json": {"schema": {"$ref": f"{PREFIX}ErrorResponse"}}}
     operation["responses"] = {
         "200": rewritten(_plain(operation["responses"]["200"])),
         "default": {"description": "An error", "content": error},
     }
+    events = operation["responses"]["200"]["content"][STREAM]
+    events["schema"] = _event(events["schema"])
     made = {"paths": {PATH: {"post": _plain(operation)}}, "components": {"schemas": schemas}}
     return {"openapi": "3.1.0", "info": {"title": "chat", "version": "1"}, **_reachable(made)}
+
+
+def _event(chunk: Schemas) -> Schemas:
+    """A server-sent event with a chunk in it; the last one says that it is."""
+    data = {"type": "string", "contentMediaType": "application/json", "contentSchema": chunk}
+    last = {"const": "[DONE]"}
+    return {
+        "type": "object",
+        "properties": {"data": {"if": {"not": last}, "then": data}},
+        "required": ["data"],
+    }
 
 
 def _plain(node: Any) -> Any:
@@ -84,14 +103,18 @@ def _values(model: str) -> Schemas:
         {"type": "json_schema", "json_schema": schema},
     ]
     stop = {"type": "string", "minLength": 1, "maxLength": 20}
-    tool = {"type": "function", "function": {"name": "paint", "parameters": SCHEMA}}
     return {
         "model": {"enum": [model]},
         "messages": {
-            "type": "array",
-            "minItems": 1,
-            "maxItems": 4,
-            "items": {"$ref": f"{PREFIX}ChatCompletionRequestMessage"},
+            "anyOf": [
+                {
+                    "type": "array",
+                    "minItems": 1,
+                    "maxItems": 4,
+                    "items": {"$ref": f"{PREFIX}ChatCompletionRequestMessage"},
+                },
+                {"enum": CONVERSATIONS},
+            ]
         },
         "max_tokens": {"enum": [None]},  # OpenAI refuses both, too
         "max_completion_tokens": {"type": "integer", "minimum": 1, "maximum": 4},
@@ -104,13 +127,13 @@ def _values(model: str) -> Schemas:
         "seed": {"type": ["integer", "null"], "minimum": -(2**63), "maximum": 2**63 - 1},
         "stream": {"enum": [None, False]},
         "stream_options": {"enum": [None]},  # needs stream: true beside it
-        "tools": {"enum": [[tool]]},
+        "tools": {"enum": [[TOOL]]},
         "tool_choice": {"enum": ["none", "auto"]},
     }
 
 
 def _narrow_messages(schemas: Schemas) -> None:
-    """Roles, parts and lengths; calls and their results belong together and are left out."""
+    """Roles, parts and lengths; calls and their results belong together and come whole."""
     refs = [{"$ref": f"{PREFIX}ChatCompletionRequest{role}Message"} for role in ROLES]
     schemas["ChatCompletionRequestMessage"] = {"oneOf": refs}
     part = f"{PREFIX}ChatCompletionRequestMessageContentPart"

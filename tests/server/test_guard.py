@@ -240,3 +240,15 @@ async def test_a_log_line_tells_the_fate_and_never_the_prompt(
     assert "status=500" in log
     assert "private" not in log
     assert "sesame" not in log
+
+
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [("/v1/responses/x", "DELETE, GET"), (CHAT, "POST"), ("/health", "GET, HEAD")],
+)
+async def test_a_wrong_method_is_told_all_that_are_right(
+    connect: Connect, path: str, methods: str
+) -> None:
+    async with connect() as client:
+        reply = await client.patch(path)
+    assert (reply.status_code, reply.headers["allow"]) == (405, methods)

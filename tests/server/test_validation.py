@@ -79,6 +79,15 @@ def test_a_value_that_asks_for_nothing_is_accepted(name: str) -> None:
         parse_chat(body(**{name: value}))
 
 
+def test_a_whole_number_may_be_written_with_a_point() -> None:
+    """JSON Schema's integers include 4.0, and so do those of OpenAI's description."""
+    parsed = parse_chat({**body(), "max_tokens": 4.0, "temperature": 1.0, "seed": -2.0})
+    assert (parsed.max_tokens, parsed.temperature, parsed.seed) == (4, 1.0, -2)
+    for value in (4.5, True, "4"):
+        with pytest.raises(ApiError):
+            parse_chat({**body(), "max_tokens": value})
+
+
 def test_a_false_penalty_is_not_zero() -> None:
     assert refused(body(frequency_penalty=False)).detail["param"] == "frequency_penalty"
 
