@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE
 from transformers import (
@@ -32,7 +33,6 @@ from transformers import (
 from dyvte.bench.workload import WORDS
 
 IMAGE_SIZE, PATCH_SIZE = 336, 14
-IMAGE_TOKENS = (IMAGE_SIZE // PATCH_SIZE) ** 2
 UNK, BOS, EOS, PAD, IMAGE = "<unk>", "<s>", "</s>", "<pad>", "<image>"
 SPECIAL_TOKENS = [UNK, BOS, EOS, PAD, IMAGE]
 CONTEXT = 4096
@@ -76,6 +76,12 @@ class Preset:
     vision: Tower
     text: Tower
     vocab: int
+    image_size: int = IMAGE_SIZE
+
+    @property
+    def image_tokens(self) -> int:
+        """Visual tokens of one picture."""
+        return (self.image_size // PATCH_SIZE) ** 2
 
 
 PRESETS = {
@@ -83,6 +89,8 @@ PRESETS = {
     "bench-tiny": Preset(Tower(128, 512, 4, 4), Tower(384, 1024, 8, 6), 4096),
     # 0.25 B parameters: prefill is bound by arithmetic, decode by memory, as in larger models.
     "bench-small": Preset(Tower(384, 1536, 12, 6), Tower(1024, 2816, 16, 16), 8192),
+    # The same with 144 visual tokens a picture, for prompts of few and of many.
+    "bench-small-144": Preset(Tower(384, 1536, 12, 6), Tower(1024, 2816, 16, 16), 8192, 168),
 }
 
 
@@ -102,8 +110,8 @@ def make(preset: Preset, folder: Path, dtype: str, seed: int) -> None:
     model.generation_config = GenerationConfig(do_sample=False, **_special_ids(tokenizer))
     processor = LlavaProcessor(
         image_processor=CLIPImageProcessor(
-            size={"shortest_edge": IMAGE_SIZE},
-            crop_size={"height": IMAGE_SIZE, "width": IMAGE_SIZE},
+            size={"shortest_edge": preset.image_size},
+            crop_size={"height": preset.image_size, "width": preset.image_size},
         ),
         tokenizer=tokenizer,
         patch_size=PATCH_SIZE,
@@ -115,6 +123,17 @@ def make(preset: Preset, folder: Path, dtype: str, seed: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     processor.save_pretrained(folder)
     model.save_pretrained(folder)
+    _as_published(folder / "model.safetensors")
+
+
+def _as_published(path: Path) -> None:
+    """Name the tower's weights as published LLaVAs do, which vLLM insists on."""
+    short, long = "vision_tower.", "vision_tower.vision_model."
+    tensors = {
+        name if name.startswith(long) else name.replace(short, long, 1): tensor
+        for name, tensor in load_file(path).items()
+    }
+    save_file(tensors, path, metadata={"format": "pt"})
 
 
 def _config(preset: Preset, image_token_id: int) -> LlavaConfig:
@@ -126,7 +145,7 @@ def _config(preset: Preset, image_token_id: int) -> LlavaConfig:
             num_hidden_layers=vision.layers,
             num_attention_heads=vision.heads,
             projection_dim=vision.hidden,
-            image_size=IMAGE_SIZE,
+            image_size=preset.image_size,
             patch_size=PATCH_SIZE,
         ),
         text_config=LlamaConfig(
@@ -145,7 +164,7 @@ def _config(preset: Preset, image_token_id: int) -> LlavaConfig:
             tie_word_embeddings=False,
         ),
         image_token_index=image_token_id,
-        image_seq_length=IMAGE_TOKENS,
+        image_seq_length=preset.image_tokens,
         projector_hidden_act="gelu",
         vision_feature_layer=-2,
         vision_feature_select_strategy="default",

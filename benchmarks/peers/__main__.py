@@ -8,6 +8,7 @@ Goes on where an earlier call with the same ``--out`` stopped. ``--report`` meas
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import shlex
 import signal
@@ -48,6 +49,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--rounds", type=int, default=5)
     add("--minutes", type=float, default=float("inf"), help="begin no run after so many")
     add("--out", type=Path, default=Path("runs/peers"))
+    add("--busy", action="store_true", help="keep disturbed runs: to try it out, not to measure")
     add("--report", action="store_true", help="write table and picture of what there is")
     add("--page", type=Path, help="put the table there, between its markers")
     add("--figure", type=Path, help="where the picture goes")
@@ -87,7 +89,8 @@ def measure(args: argparse.Namespace, servers: Sequence[Server], ledger: Ledger)
     workloads = sized(args.workloads, dict(args.requests))
     entries = [entry for server in servers for entry in server.entries()]
     fleet = Fleet(args.out / "logs")
-    meter = Meter(fleet, ledger.open_session(circumstances(servers)))
+    quiet = math.inf if args.busy else QUIET_CORES
+    meter = Meter(fleet, ledger.open_session(circumstances(servers)), quiet)
     campaign = Campaign(ledger, meter, say=_say, deadline=time.monotonic() + 60 * args.minutes)
     try:
         left = campaign.run(list(plan(entries, workloads, args.rounds)))

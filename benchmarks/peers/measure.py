@@ -25,11 +25,15 @@ WARM_TOKENS = 8
 
 
 class Meter:
-    """Measures entries, one at a time. Warms each up once for every kind of run it meets."""
+    """Measures entries, one at a time. Warms each up once for every kind of run it meets.
 
-    def __init__(self, fleet: Fleet, session: str) -> None:
+    A run is kept if others used no more than ``quiet`` cores during it.
+    """
+
+    def __init__(self, fleet: Fleet, session: str, quiet: float = QUIET_CORES) -> None:
         self._fleet = fleet
         self._session = session
+        self._quiet = quiet
         self._warm: set[tuple[int, str, str]] = set()
 
     def __call__(
@@ -51,6 +55,7 @@ class Meter:
             session=self._session,
             attempt=attempt,
             others=others,
+            quiet=self._quiet,
             start_seconds=running.start_seconds,
             memory_bytes=running.memory_bytes(),
         )
@@ -124,8 +129,9 @@ def record_of(
     others: float,
     start_seconds: float,
     memory_bytes: int,
+    quiet: float = QUIET_CORES,
 ) -> Record:
-    """What is written down of ``run``; it is kept if others used no more than ``QUIET_CORES``."""
+    """What is written down of ``run``; it is kept if others used no more than ``quiet`` cores."""
     answers = run.answers
     return Record(
         session=session,
@@ -133,7 +139,7 @@ def record_of(
         workload=place.workload,
         entry=place.entry,
         attempt=attempt,
-        kept=others <= QUIET_CORES,
+        kept=others <= quiet,
         others=others,
         load={
             name: value

@@ -6,11 +6,12 @@ every time the command was started (command, commit, machine, versions), which r
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from benchmarks.jsonl import append, lines, open_session
 
 
 class Place(NamedTuple):
@@ -69,27 +70,19 @@ class Ledger:
 
     def append(self, record: Record) -> None:
         """Write one run down."""
-        self._append(self.runs, asdict(record))
+        append(self.runs, asdict(record))
 
     def open_session(self, circumstances: dict[str, Any]) -> str:
         """Write the circumstances down; return the name that runs give as ``session``."""
-        name = str(len(self.read_sessions()))
-        self._append(self.sessions, {"session": name, **circumstances})
-        return name
+        return open_session(self.sessions, circumstances)
 
     def read(self) -> list[Record]:
         """All runs. A line that was cut in the middle is passed over: that run did not end."""
-        return [Record(**fields) for fields in _lines(self.runs)]
+        return [Record(**fields) for fields in lines(self.runs)]
 
     def read_sessions(self) -> list[dict[str, Any]]:
         """All circumstances."""
-        return list(_lines(self.sessions))
-
-    def _append(self, path: Path, fields: dict[str, Any]) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        cut = path.exists() and not path.read_bytes().endswith(b"\n")
-        with path.open("a", encoding="utf-8") as file:
-            file.write(("\n" if cut else "") + json.dumps(fields) + "\n")
+        return list(lines(self.sessions))
 
 
 def kept(records: Sequence[Record]) -> dict[Place, Record]:
@@ -99,15 +92,3 @@ def kept(records: Sequence[Record]) -> dict[Place, Record]:
         if record.kept:
             found.setdefault(record.place, record)
     return found
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    if not path.exists():
-        return
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            fields = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(fields, dict):
-            yield fields

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
-import json
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from benchmarks.peers.bodies import ANSWER_WORDS, Length, Source, body, conversations
+from benchmarks.peers.bodies import Source
 from benchmarks.peers.campaign import REPEATS, Campaign, plan, rate
 from benchmarks.peers.compare import checks, compare
 from benchmarks.peers.measure import figures, record_of, requests, send, warm_up
@@ -184,67 +181,6 @@ def test_unequal_tokens_and_failures_are_told() -> None:
     assert not checks([record("fast", W1, long), record("slow", W1, short)])[0].even
     broken = Run((answer(), Failure("HTTP 500", 0.1)), 1.0)
     assert checks([record("fast", W1, broken)])[0].failed == {"fast": 1}
-
-
-def messages_of(workload: Workload, seed: int, salt: str) -> list[list[dict[str, Any]]]:
-    return list(conversations(workload, Source(seed, salt)))
-
-
-def words_and_pictures(messages: list[list[dict[str, Any]]]) -> tuple[list[str], list[str]]:
-    parts = [
-        part
-        for conversation in messages
-        for message in conversation
-        for part in (
-            message["content"]
-            if isinstance(message["content"], list)
-            else [{"type": "text", "text": message["content"]}]
-        )
-    ]
-    texts = [part["text"] for part in parts if part["type"] == "text"]
-    pictures = [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
-    return texts, pictures
-
-
-@pytest.mark.parametrize("name", WORKLOADS)
-def test_two_servers_get_the_same_words_in_another_order_and_other_pictures(name: str) -> None:
-    workload = replace(WORKLOADS[name], requests=10)
-    texts, pictures = words_and_pictures(messages_of(workload, 3, "a"))
-    others, other_pictures = words_and_pictures(messages_of(workload, 3, "b"))
-    assert texts != others
-    for one, other in zip(texts, others, strict=True):
-        assert sorted(one.strip("?.").split()) == sorted(other.strip("?.").split())
-    assert not set(pictures) & set(other_pictures)
-    assert messages_of(workload, 3, "a") == messages_of(workload, 3, "a")
-
-
-def test_pictures_are_as_the_workload_says() -> None:
-    count = {name: words_and_pictures(messages_of(w, 0, "s"))[1] for name, w in WORKLOADS.items()}
-    assert len(set(count["W1"])) == len(count["W1"]) == W1.requests
-    assert len(set(count["W4"])) == 1
-    assert len(count["W4"]) == WORKLOADS["W4"].requests
-    assert count["W5"] == []
-    assert len(count["W7"]) == W7.requests // 2
-    assert len({len(url) // 1000 for url in count["W7"]}) > 2
-
-
-def test_a_conversation_grows_by_an_answer_and_a_question() -> None:
-    turns = messages_of(W6, 0, "s")[:5]
-    assert [len(turn) for turn in turns] == [1, 3, 5, 7, 9]
-    for before, after in itertools.pairwise(turns):
-        assert after[: len(before)] == before
-    assert len(turns[1][1]["content"].split()) == ANSWER_WORDS
-    with pytest.raises(ValueError, match="no whole conversations"):
-        replace(W6, requests=7)
-
-
-def test_each_server_is_told_the_length_in_its_own_words() -> None:
-    message = [{"role": "user", "content": "hello"}]
-    ours = body(message, "m", 16, Length.IGNORE_EOS)
-    assert (ours["min_tokens"], ours["max_tokens"], ours["ignore_eos"]) == (16, 16, True)
-    theirs = body(message, "m", 16, Length.GENERATION_CONFIG)
-    assert json.loads(theirs["generation_config"])["min_new_tokens"] == 16
-    assert "min_tokens" not in theirs
 
 
 def test_a_run_against_a_server_ends_in_a_record() -> None:

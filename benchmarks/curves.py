@@ -1,0 +1,205 @@
+"""What a request costs: against visual tokens, against the batch, against the layers that see them.
+
+The engine in this process, without HTTP: prefill, vision, decode step, whole time, bytes of keys
+and values; then, of servers in processes of their own, seconds from start to first reply and
+memory. One JSON line a point, disturbed ones repeated as in ``benchmarks.peers``; the same command
+goes on where it stopped.
+
+    python -m benchmarks.curves --rounds 2 --out runs/curves
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image
+
+import dyvte
+from benchmarks.curve_report import MARKER, draw, text
+from benchmarks.machine import QUIET_CORES, Origin, Strangers
+from benchmarks.model import PRESETS, ensure
+from benchmarks.peers.campaign import REPEATS
+from benchmarks.peers.page import put
+from benchmarks.peers.processes import Fleet
+from benchmarks.peers.servers import Server
+from benchmarks.points import BATCH, LAYERS, START, TOKENS, Place, Point, Points
+from dyvte.bench.workload import QUESTION_WORDS, WORDS, noise
+from dyvte.prompt import Message
+
+VISUAL_TOKENS = (144, 288, 576, 1152, 2304, 2880)
+BATCHES = (1, 2, 4, 8, 16, 32)
+SEEN_LAYERS = (1, 2, 4, 5, 6, 8, 10, 12, 14, 16)
+EXITS = (16, 8, 5)
+NEW_TOKENS = {TOKENS: 4, BATCH: 16, LAYERS: 8}
+PRESET_OF = {
+    START: "bench-small",
+    LAYERS: "bench-small",
+    TOKENS: "bench-small-144",
+    BATCH: "bench-small",
+}
+PORT = 8120
+
+
+def places(curve: str, rounds: int) -> Iterator[Place]:
+    """Every point of a curve, round by round; ``seen`` is how many layers see the image."""
+    xs = {TOKENS: VISUAL_TOKENS, BATCH: BATCHES, LAYERS: SEEN_LAYERS, START: (0,)}[curve]
+    exits = {TOKENS: EXITS, BATCH: EXITS[:2], LAYERS: (0,), START: (0,)}[curve]
+    for number in range(rounds):
+        for x in xs:
+            for seen in exits:
+                yield Place(curve, x, seen or x, number)
+
+
+@dataclass
+class Bench:
+    """One model, loaded once."""
+
+    preset: str
+    model: dyvte.Model
+    quiet: float = QUIET_CORES
+
+    def point(self, place: Place, salt: str) -> Point:
+        """Measure one; ``salt`` makes its pictures and words its own."""
+        per_image = PRESETS[self.preset].image_tokens
+        count = place.x if place.curve == BATCH else 1
+        pictures = place.x // per_image if place.curve == TOKENS else 1
+        prompts = [
+            self.model.prompt(self._conversation(f"{salt}/{k}", pictures)) for k in range(count)
+        ]
+        layers = self.model.adapter.decoder.num_layers
+        exits = dyvte.ExitOptions(policy="off")
+        if place.seen < layers:
+            exits = dyvte.ExitOptions(policy="fixed", exit_layer=place.seen - 1)
+        new = NEW_TOKENS[place.curve]
+        sampling = dyvte.SamplingParams(max_tokens=new, temperature=0, ignore_eos=True)
+        strangers = Strangers()
+        stats = [each.stats for each in dyvte.generate(self.model, prompts, sampling, exits)]
+        others = strangers.cores()
+        return Point(
+            **place._asdict(),
+            kept=others <= self.quiet,
+            others=others,
+            seconds=max(each.timings.total for each in stats) / count,
+            vision=max(each.timings.vision for each in stats),
+            prefill=max(each.timings.prefill for each in stats),
+            step=max(each.timings.decode for each in stats) / (new - 1),
+            kv_bytes=sum(each.kv_bytes for each in stats) // count,
+            prefill_flops=sum(each.flops.prefill for each in stats) // count,
+        )
+
+    def _conversation(self, salt: str, pictures: int) -> list[Message]:
+        draw = random.Random(salt)
+        side = PRESETS[self.preset].image_size
+        content: list[dict[str, object]] = [
+            {"type": "image", "image": Image.open(BytesIO(noise(draw, side)))}
+            for _ in range(pictures)
+        ]
+        question = " ".join(draw.choices(WORDS, k=QUESTION_WORDS)) + "?"
+        return [{"role": "user", "content": [*content, {"type": "text", "text": question}]}]
+
+
+def starting(place: Place, folder: Path, logs: Path, quiet: float) -> Point:
+    """A server started and ended: seconds to its first reply, memory when it has replied."""
+    command = (sys.executable, "-m", "server", "--model", str(folder), "--dtype", "float32")
+    server = Server("start", (*command, "--port", str(PORT), "--log-level", "warning"), PORT, "")
+    fleet = Fleet(logs)
+    try:
+        strangers = Strangers(
+            lambda: time.process_time() + sum(r.cpu_seconds() for r in fleet.running.values())
+        )
+        running = fleet.only(server)
+        others = strangers.cores()
+        memory = running.memory_bytes()
+    finally:
+        fleet.stop()
+    return Point(
+        **place._asdict(),
+        kept=others <= quiet,
+        others=others,
+        seconds=running.start_seconds,
+        memory_bytes=memory,
+    )
+
+
+def measure(args: argparse.Namespace, points: Points) -> bool:
+    """Every point that is missing; True if none is left."""
+    left = 0
+    for curve in args.curves:
+        missing = [each for each in places(curve, args.rounds) if each not in points.kept()]
+        if missing:
+            take = _taker(curve, args)
+            left += sum(not _repeated(place, take, points) for place in missing)
+    return not left
+
+
+Take = Callable[[Place, str], Point]
+
+
+def _taker(curve: str, args: argparse.Namespace) -> Take:
+    """What measures the points of ``curve``, warmed up."""
+    quiet = math.inf if args.busy else QUIET_CORES
+    preset = PRESET_OF[curve]
+    folder = ensure(preset, args.models / preset, "float32")
+    if curve == START:
+        return lambda place, _: starting(place, folder, args.out / "logs", quiet)
+    bench = Bench(preset, dyvte.load(folder, device="cpu", dtype="float32"), quiet)
+    bench.point(next(places(curve, 1)), "warm-up")
+    return bench.point
+
+
+def _repeated(place: Place, take: Take, points: Points) -> bool:
+    for attempt in range(REPEATS + 1):
+        point = take(place, f"{points.session}/{place}/{attempt}")
+        points.append(point)
+        state = "kept" if point.kept else "DISTURBED"
+        told = f"{place.curve} {place.x}, {place.seen} layers, round {place.round}"
+        print(f"{told}: {point.seconds:.3f} s, {state} ({point.others:.2f})", flush=True)
+        if point.kept:
+            return True
+    return False
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.curves", description=__doc__)
+    add = parser.add_argument
+    add("--curves", nargs="+", choices=(LAYERS, TOKENS, BATCH, START), metavar="C",
+        default=[START, LAYERS, TOKENS, BATCH])  # fmt: skip
+    add("--rounds", type=int, default=2)
+    add("--models", type=Path, default=Path("runs/models"), help="where presets are kept")
+    add("--out", type=Path, default=Path("runs/curves"))
+    add("--busy", action="store_true", help="keep disturbed points: to try it out")
+    add("--report", action="store_true", help="measure nothing")
+    add("--page", type=Path, help="put the tables there, between their markers")
+    add("--figure", type=Path, help="where the picture goes")
+    return parser.parse_args(argv)
+
+
+def main() -> int:
+    """Measure and report."""
+    args = parse()
+    origin = Origin.here(["python", "-m", "benchmarks.curves", *sys.argv[1:]], 0, "cpu")
+    points = Points(args.out)
+    complete = True
+    if not args.report:
+        points.open_session(origin.as_json())
+        complete = measure(args, points)
+    found = text(points)
+    print(found)
+    if args.page:
+        put(args.page, MARKER, found)
+    if args.figure:
+        draw(points, args.figure)
+    return 0 if complete else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

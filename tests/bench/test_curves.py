@@ -1,0 +1,84 @@
+"""The cost curves' points: which are missing, what is made of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks.curve_report import draw, text
+from benchmarks.curves import BATCHES, EXITS, SEEN_LAYERS, VISUAL_TOKENS, _repeated, places
+from benchmarks.peers.compare import compare
+from benchmarks.peers.plots import draw as draw_bars
+from benchmarks.peers.workloads import WORKLOADS
+from benchmarks.points import BATCH, LAYERS, START, TOKENS, Place, Point, Points
+from dyvte.bench.load import Run
+from tests.bench.test_peers import answer, record
+
+SESSION = {"cpu": "c", "cores": 2, "date": "2026-01-01", "commit": "abc", "command": "x"}
+
+
+def point(place: Place, others: float = 0.0) -> Point:
+    """As if every layer that sees the image took a millisecond a token."""
+    cost = place.seen * max(1, place.x) / 1000
+    return Point(
+        **place._asdict(),
+        kept=others <= 0.15,
+        others=others,
+        seconds=cost,
+        prefill=cost,
+        step=0.01,
+        kv_bytes=place.seen << 20,
+        prefill_flops=place.seen * 1000,
+        memory_bytes=1 << 30,
+    )
+
+
+def filled(folder: Path) -> Points:
+    points = Points(folder)
+    points.open_session(SESSION)
+    for curve in (TOKENS, BATCH, LAYERS, START):
+        for place in places(curve, 2):
+            points.append(point(place))
+    return points
+
+
+def test_every_round_has_every_point_once() -> None:
+    assert len(set(places(TOKENS, 2))) == 2 * len(VISUAL_TOKENS) * len(EXITS)
+    assert len(set(places(BATCH, 1))) == 2 * len(BATCHES)
+    assert [place.seen for place in places(LAYERS, 1)] == list(SEEN_LAYERS)
+    assert len(list(places(START, 3))) == 3
+
+
+def test_a_disturbed_point_is_taken_again_and_left_out(tmp_path: Path) -> None:
+    points = Points(tmp_path)
+    points.open_session(SESSION)
+    others = [0.4, 0.1, 0.9, 0.9, 0.9]
+    first, second = list(places(LAYERS, 1))[:2]
+    assert _repeated(first, lambda place, _: point(place, others.pop(0)), points)
+    assert not _repeated(second, lambda place, _: point(place, others.pop(0)), points)
+    assert others == []
+    assert list(points.kept()) == [first]
+    assert points.kept()[first].session == "0"
+
+
+def test_tables_have_medians_and_shares(tmp_path: Path) -> None:
+    points = filled(tmp_path)
+    extra = Place(BATCH, 8, 16, 2)
+    points.append(replace(point(extra), seconds=9.0))
+    assert points.medians(BATCH, lambda each: each.seconds)[16][8] == 8 * 16 / 1000
+    found = text(points)
+    assert "commit abc" in found
+    assert "| 8 | 64 | 0.250 | 0.500 | 10.0 | 8.0 |" in found
+    assert "| no exit | 2304 | 4608 | 9216 |" in found
+    assert "1024 MiB" in found
+
+
+def test_the_pictures_are_drawn(tmp_path: Path) -> None:
+    draw(filled(tmp_path), tmp_path / "curves.png")
+    rows = compare(
+        [record(name, WORKLOADS["W1"], Run((answer(),), 1.0)) for name in ("ours off", "fast")],
+        ["fast"],
+    )
+    draw_bars(rows, ["ours off", "fast"], ["fast"], tmp_path / "peers.png")
+    assert all((tmp_path / name).stat().st_size > 5000 for name in ("curves.png", "peers.png"))
+    draw(Points(tmp_path / "none"), tmp_path / "empty.png")
