@@ -144,7 +144,8 @@ class SdpaAttention:
     """``scaled_dot_product_attention`` per sequence: CPU, and float32 on CUDA.
 
     A loop equals one padded call at equal lengths and halves it at mixed ones (measured on two
-    cores), and it makes a sequence's result independent of its batch.
+    cores), and it makes a sequence's result independent of its batch. Keys that lie head by head
+    are read in 0.7 of the time of a layer's own output, where a head's rows lie a whole row apart.
     """
 
     name = "sdpa"
@@ -159,11 +160,12 @@ class SdpaAttention:
         cache: KVCache,
         scale: float,
     ) -> Tensor:
-        """Fresh prefills attend their own fresh rows; the others read the cache."""
+        """Read the cache where it lies in place; elsewhere fresh prefills read their own rows."""
         out = torch.empty_like(q_THD, memory_format=torch.contiguous_format)
         for segment, start in zip(batch.segments, batch.starts, strict=True):
             rows = slice(start, start + segment.rows)
-            if segment.rows == cache.length(segment.seq, layer):
+            fresh = segment.rows == cache.length(segment.seq, layer)
+            if fresh and not cache.in_place:
                 keys, values = k_TKD[rows].transpose(0, 1), v_TKD[rows].transpose(0, 1)
             else:
                 keys, values = cache.rows(segment.seq, layer)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -21,7 +22,12 @@ from dyvte.pages import PageLedger
 
 
 class KVCache(ABC):
-    """Keys and values of all live sequences. Mutated by ``append``, ``fork``, ``release``."""
+    """Keys and values of all live sequences. Mutated by ``append``, ``fork``, ``release``.
+
+    ``in_place``: ``rows`` are views, so that reading them copies nothing.
+    """
+
+    in_place: ClassVar[bool] = False
 
     def __init__(self, ledger: PageLedger, heads: int, head_dim: int, dtype: torch.dtype) -> None:
         self.ledger = ledger
@@ -89,6 +95,8 @@ class RunCache(KVCache):
     The ledger's pages are the promise, the runs are what is really held: a layer above the exit
     allocates for its text rows only.
     """
+
+    in_place = True
 
     def __init__(self, ledger: PageLedger, heads: int, head_dim: int, dtype: torch.dtype) -> None:
         super().__init__(ledger, heads, head_dim, dtype)

@@ -125,6 +125,13 @@ def test_a_sequence_does_not_feel_its_batch(backend: AttentionBackend) -> None:
         assert torch.equal(part.run(backend), whole[rows]), index
 
 
+@pytest.mark.parametrize("heads", HEADS.values(), ids=HEADS)
+def test_keys_read_in_place_give_the_same_bits_as_fresh_ones(heads: tuple[int, int]) -> None:
+    fresh = [(0, 130), (0, 1), (0, 40)]
+    outs = [step(fresh, heads, paged=paged).run(SdpaAttention()) for paged in (False, True)]
+    assert torch.equal(*outs)
+
+
 def test_a_mask_of_fewer_rows_than_keys_is_aligned_at_the_end() -> None:
     assert causal_mask(2, 4, torch.device("cpu")).tolist() == [
         [True, True, True, False],
