@@ -38,7 +38,7 @@ def our_description(url: str) -> Any:
     """Ours, with the names of the models that are served."""
     described = httpx.get(f"{url}/openapi.json", timeout=30).json()
     names = [card["id"] for card in httpx.get(f"{url}/v1/models", timeout=30).json()["data"]]
-    for name in ("ChatRequest", "CompletionRequest"):
+    for name in ("ChatRequest", "CompletionRequest", "ResponseRequest"):
         if name in described["components"]["schemas"]:
             described["components"]["schemas"][name]["properties"]["model"] = {"enum": names}
     return described
