@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ from benchmarks.peers.servers import Server
 START_SECONDS = 900.0  # vLLM compiles, and a busy machine is slow at it
 STOP_SECONDS = 20.0
 PAUSE_SECONDS = 0.2
+POLL_SECONDS = 0.1
+ENDED = "ZX"
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -39,12 +42,14 @@ class Process:
 
 
 def processes() -> Iterator[Process]:
-    """All that there are, by proc(5)'s ``stat``."""
+    """All that live, by proc(5)'s ``stat``."""
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():
             continue
         with contextlib.suppress(OSError):  # it has ended meanwhile
             words = (folder / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+            if words[0] in ENDED:
+                continue
             ticks = int(words[11]) + int(words[12])
             yield Process(int(folder.name), int(words[3]), ticks / TICKS)
 
@@ -91,6 +96,9 @@ class Running:
             self.popen.wait(STOP_SECONDS)
         self._signal(signal.SIGKILL)
         self.popen.wait()
+        deadline = time.monotonic() + STOP_SECONDS
+        while self.members() and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
 
     def _signal(self, number: int) -> None:
         for each in self.members():
@@ -127,8 +135,7 @@ class Fleet:
         self.running.clear()
 
     def _start(self, server: Server) -> Running:
-        if _answers(server):
-            raise ServerFailed(f"{server.name}: something else answers on port {server.port}")
+        _check_free(server)
         self.logs.mkdir(parents=True, exist_ok=True)
         path = self.logs / f"{server.name}.log"
         began = time.perf_counter()
@@ -153,21 +160,32 @@ class Fleet:
         return running
 
 
+def _check_free(server: Server) -> None:
+    """Raise ServerFailed if somebody listens there, even somebody who is paused."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", server.port))
+        except OSError:
+            raise ServerFailed(f"{server.name}: port {server.port} is taken") from None
+
+
 def _wait(running: Running, deadline: float) -> None:
     """Until the server lists its models. Raises ServerFailed."""
     name = running.server.name
-    while time.perf_counter() < deadline:
-        if running.popen.poll() is not None:
-            raise ServerFailed(f"{name} ended with {running.popen.returncode}")
-        if _answers(running.server):
-            return
-        time.sleep(0.1)
+    with httpx.Client(base_url=running.server.url, trust_env=False, timeout=5) as client:
+        while time.perf_counter() < deadline:
+            if running.popen.poll() is not None:
+                raise ServerFailed(f"{name} ended with {running.popen.returncode}")
+            if _answers(client):
+                return
+            time.sleep(POLL_SECONDS)
     raise ServerFailed(f"{name} did not answer in {START_SECONDS:.0f} s")
 
 
-def _answers(server: Server) -> bool:
+def _answers(client: httpx.Client) -> bool:
     with contextlib.suppress(httpx.HTTPError):
-        return httpx.get(f"{server.url}models", trust_env=False, timeout=5).is_success
+        return client.get("models").is_success
     return False
 
 
