@@ -21,6 +21,8 @@ class Toy:
     def __init__(self, pages: int = 1000, **limits: int) -> None:
         self.scheduler = Scheduler(PageLedger(pages, PAGE, LAYERS), Limits(**limits))
         self.rows: dict[int, int] = {}
+        self.left: dict[int, tuple[int, int]] = {}
+        self.layers: dict[int, int] = {}
 
     def add(self, *rows: int) -> None:
         for each in rows:
@@ -28,8 +30,15 @@ class Toy:
             self.rows[seq] = each
             self.scheduler.add(Work(seq, each))
 
+    def add_with_exit(self, rows: int, layer: int, gone: int) -> None:
+        """One of whose rows so many leave after ``layer``."""
+        self.left[len(self.rows)] = (layer, min(gone, rows - 1))
+        self.add(rows)
+
     def kv_rows(self, seq: int) -> Sequence[int]:
-        return [self.rows[seq]] * LAYERS
+        layer, gone = self.left.get(seq, (LAYERS, 0))
+        rows = self.rows[seq]
+        return [rows - gone * (at > layer) for at in range(LAYERS)]
 
     def step(self) -> Plan:
         """Plan, and do as the engine does: a prefill that ends decodes, a decode adds a row."""
@@ -38,8 +47,11 @@ class Toy:
             self.scheduler.wait_again(Work(seq, self.rows[seq]))
         for seq in plan.decode:
             self.rows[seq] += 1
+        for seq in plan.group:
+            self.layers[seq] = self.layers.get(seq, 0) + plan.layers
         if plan.group and (plan.joined or self.scheduler.advanced(plan.layers)):
             for seq in plan.group:
+                assert self.layers.pop(seq) == LAYERS, "it decodes before its prefill has ended"
                 self.scheduler.prefilled(seq, self.kv_rows(seq))
         return plan
 
@@ -214,24 +226,46 @@ class SchedulerMachine(RuleBasedStateMachine):
         super().__init__()
         self.toy = Toy(pages=14 * LAYERS, max_num_seqs=4, max_step_rows=12)
 
-    @rule(rows=st.integers(1, 60))
-    def add(self, rows: int) -> None:
-        self.toy.add(rows)
+    @rule(rows=st.integers(1, 60), layer=st.integers(0, LAYERS - 1), gone=st.integers(0, 40))
+    def add(self, rows: int, layer: int, gone: int) -> None:
+        self.toy.add_with_exit(rows, layer, gone)
+
+    @precondition(lambda self: len(self.toy.scheduler.waiting) < 12)
+    @rule(count=st.integers(2, 8))
+    def add_small_ones(self, count: int) -> None:
+        self.toy.add(*[3] * count)
 
     @rule()
     def step(self) -> None:
-        before = self.toy.scheduler
+        scheduler = self.toy.scheduler
+        line = [work.seq for work in scheduler.waiting]
+        in_flight = {work.seq for work in scheduler.group}
         plan = self.toy.step()
         assert not set(plan.decode) & set(plan.group)
-        assert len(before.running) <= before.limits.max_num_seqs
+        self.check_order(line, [seq for seq in plan.group if seq not in in_flight], plan)
         for seq in plan.decode:
             if self.toy.rows[seq] >= 100:
                 self.toy.scheduler.remove(seq)
 
+    def check_order(self, line: list[int], admitted: list[int], plan: Plan) -> None:
+        """Who comes first is first, whoever else would fit; who is youngest yields, and is next."""
+        scheduler = self.toy.scheduler
+        assert admitted == line[: len(admitted)]
+        assert len(plan.decode) + len(plan.group) <= scheduler.limits.max_num_seqs
+        if plan.preempted:
+            assert min(plan.preempted) > max(plan.decode, default=-1)
+            waiting = [work.seq for work in scheduler.waiting]
+            assert waiting == [*sorted(plan.preempted), *line]
+        if admitted and plan.decode:
+            room = len(plan.decode) * LAYERS
+            assert scheduler.ledger.num_free >= room, "the newcomer would be sent back at once"
+
     @precondition(lambda self: self.toy.rows)
     @rule(data=st.data())
     def abort(self, data: st.DataObject) -> None:
-        self.toy.scheduler.remove(data.draw(st.sampled_from(sorted(self.toy.rows))))
+        seq = data.draw(st.sampled_from(sorted(self.toy.rows)))
+        self.toy.scheduler.remove(seq)
+        self.toy.layers.pop(seq, None)
 
     @invariant()
     def everybody_is_in_one_place(self) -> None:
@@ -242,10 +276,12 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert set(scheduler.ledger.sequences) == set(inside)
 
     @invariant()
-    def running_rows_have_pages(self) -> None:
+    def running_rows_have_pages_and_no_page_more(self) -> None:
+        """Not even the one that an exit has spared, in any layer."""
         for seq in self.toy.scheduler.running:
-            capacity = self.toy.scheduler.ledger.capacity(seq, 0)
-            assert capacity >= self.toy.rows[seq]
+            for layer, rows in enumerate(self.toy.kv_rows(seq)):
+                capacity = self.toy.scheduler.ledger.capacity(seq, layer)
+                assert rows <= capacity <= (rows // PAGE + 1) * PAGE
 
     def teardown(self) -> None:
         """Whatever happened, the engine comes to an end."""
