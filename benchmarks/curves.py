@@ -14,7 +14,6 @@ import argparse
 import math
 import random
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -112,18 +111,14 @@ def starting(place: Place, folder: Path, logs: Path, quiet: float) -> Point:
     server = Server("start", (*command, "--port", str(PORT), "--log-level", "warning"), PORT, "")
     fleet = Fleet(logs)
     try:
-        strangers = Strangers(
-            lambda: time.process_time() + sum(r.cpu_seconds() for r in fleet.running.values())
-        )
         running = fleet.only(server)
-        others = strangers.cores()
         memory = running.memory_bytes()
     finally:
         fleet.stop()
     return Point(
         **place._asdict(),
-        kept=others <= quiet,
-        others=others,
+        kept=running.start_others <= quiet,
+        others=running.start_others,
         seconds=running.start_seconds,
         memory_bytes=memory,
     )
@@ -147,7 +142,7 @@ def _taker(curve: str, args: argparse.Namespace) -> Take:
     """What measures the points of ``curve``, warmed up."""
     quiet = math.inf if args.busy else QUIET_CORES
     preset = PRESET_OF[curve]
-    folder = ensure(preset, args.models / preset, "float32")
+    folder = ensure(preset, args.models / preset)
     if curve == START:
         return lambda place, _: starting(place, folder, args.out / "logs", quiet)
     bench = Bench(preset, dyvte.load(folder, device="cpu", dtype="float32"), quiet)

@@ -1,6 +1,6 @@
 """``python -m benchmarks.peers``: measure what is missing, then write table and picture.
 
-    python -m benchmarks.peers --model DIR --peers DIR --rounds 5 --out runs/peers
+    python -m benchmarks.peers --only dyvte vllm openvino --rounds 5
 
 Goes on where an earlier call with the same ``--out`` stopped. ``--report`` measures nothing.
 """
@@ -42,8 +42,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--servers", type=Path, default=HERE / "servers.toml")
     add("--only", nargs="+", metavar="NAME", help="default: every server that is installed")
-    add("--model", type=Path, required=True, help="$model in the file of servers")
-    add("--peers", type=Path, default=Path("peers"), help="$peers there: environments")
+    add("--model", type=Path, default=Path("runs/models/bench-small"), help="$model in the file")
+    add("--peers", type=Path, default=Path("runs/servers"), help="$peers there: environments")
     add("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS), metavar="W")
     add("--requests", nargs="+", type=_size, default=[], metavar="W=N", help="requests of a run")
     add("--rounds", type=int, default=5)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 
 import httpx
 import orjson
@@ -56,8 +56,7 @@ class Meter:
             attempt=attempt,
             others=others,
             quiet=self._quiet,
-            start_seconds=running.start_seconds,
-            memory_bytes=running.memory_bytes(),
+            server=Condition(running.start_seconds, running.start_others, running.memory_bytes()),
         )
 
     def _warm_up(self, running: Running, entry: Entry, workload: Workload, salt: str) -> None:
@@ -83,7 +82,7 @@ class _Spent:
 
 def warm_up(workload: Workload) -> Workload:
     """``workload`` once around, with short answers."""
-    at_once = workload.concurrency or 8
+    at_once = min(workload.concurrency or 8, workload.requests)
     if workload.pictures is Pictures.TALK:
         at_once = TURNS
     return replace(
@@ -119,6 +118,15 @@ async def _send(entry: Entry, bodies: Sequence[bytes], load: Load) -> Run:
         return await drive(client, bodies, load)
 
 
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """How a server started, and what it holds after a run."""
+
+    start_seconds: float
+    start_others: float
+    memory_bytes: int
+
+
 def record_of(
     run: Run,
     workload: Workload,
@@ -127,8 +135,7 @@ def record_of(
     session: str,
     attempt: int,
     others: float,
-    start_seconds: float,
-    memory_bytes: int,
+    server: Condition,
     quiet: float = QUIET_CORES,
 ) -> Record:
     """What is written down of ``run``; it is kept if others used no more than ``quiet`` cores."""
@@ -152,8 +159,9 @@ def record_of(
         output_tokens=[answer.tokens for answer in answers],
         ttft=[answer.ttft for answer in answers],
         e2e=[answer.total for answer in answers],
-        start_seconds=start_seconds,
-        memory_bytes=memory_bytes,
+        start_seconds=server.start_seconds,
+        start_others=server.start_others,
+        memory_bytes=server.memory_bytes,
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.machine import QUIET_CORES
 from benchmarks.peers.campaign import rate
 from benchmarks.peers.compare import Check, Row, Spread, checks, compare
 from benchmarks.peers.records import Ledger, Record, kept
@@ -146,18 +147,15 @@ def _process_table(records: Sequence[Record]) -> str:
     for record in records:
         servers.setdefault(record.entry.partition(" ")[0], []).append(record)
     lines = [
-        [name, f"{_start(runs):.1f} s", f"{_most_memory(runs) / MIB:.0f} MiB"]
+        [name, _start(runs), f"{max(run.memory_bytes for run in runs) / MIB:.0f} MiB"]
         for name, runs in servers.items()
     ]
     return table(["", "start", "memory"], lines)
 
 
-def _start(runs: Sequence[Record]) -> float:
-    return min(run.start_seconds for run in runs)
-
-
-def _most_memory(runs: Sequence[Record]) -> int:
-    return max(run.memory_bytes for run in runs)
+def _start(runs: Sequence[Record]) -> str:
+    quiet = [run.start_seconds for run in runs if run.start_others <= QUIET_CORES]
+    return f"{min(quiet):.1f} s" if quiet else "disturbed"
 
 
 def circumstances_of(session: Mapping[str, Any]) -> str:

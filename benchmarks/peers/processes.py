@@ -18,6 +18,7 @@ from pathlib import Path
 
 import httpx
 
+from benchmarks.machine import Strangers
 from benchmarks.peers.servers import Server
 
 START_SECONDS = 900.0  # vLLM compiles, and a busy machine is slow at it
@@ -56,11 +57,16 @@ def processes() -> Iterator[Process]:
 
 @dataclass(slots=True)
 class Running:
-    """A server that answers. ``start_seconds``: from its start to its first reply."""
+    """A server that answers.
+
+    ``start_seconds``: from its start to its first reply; ``start_others``: cores that other
+    processes used meanwhile.
+    """
 
     server: Server
     popen: subprocess.Popen[bytes]
     start_seconds: float = 0.0
+    start_others: float = 0.0
     paused: bool = False
 
     def members(self) -> list[Process]:
@@ -149,6 +155,7 @@ class Fleet:
                 start_new_session=True,
             )
         running = Running(server, popen)
+        strangers = Strangers(lambda: time.process_time() + running.cpu_seconds())
         try:
             _wait(running, began + START_SECONDS)
         except BaseException as error:
@@ -157,6 +164,7 @@ class Fleet:
                 raise ServerFailed(f"{error}: see {path}") from None
             raise
         running.start_seconds = time.perf_counter() - began
+        running.start_others = strangers.cores()
         return running
 
 

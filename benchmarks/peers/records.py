@@ -27,6 +27,7 @@ class Record:
     """One run. ``others`` are the cores that other processes used; seconds and bytes throughout.
 
     ``kept`` False: disturbed, not to be used. ``figures`` are None where no request was answered.
+    ``start_seconds`` and ``start_others`` tell of the start of the server that it ran on.
     """
 
     session: str
@@ -44,6 +45,7 @@ class Record:
     ttft: list[float]
     e2e: list[float]
     start_seconds: float
+    start_others: float
     memory_bytes: int
 
     @property

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.peers.bodies import Source
 from benchmarks.peers.campaign import REPEATS, Campaign, plan, rate
 from benchmarks.peers.compare import checks, compare
-from benchmarks.peers.measure import figures, record_of, requests, send, warm_up
+from benchmarks.peers.measure import Condition, figures, record_of, requests, send, warm_up
 from benchmarks.peers.page import peers_text, put
 from benchmarks.peers.processes import ServerFailed
 from benchmarks.peers.records import Ledger, Place, Record, kept
@@ -58,8 +58,7 @@ class FakeMeter:
             session="0",
             attempt=attempt,
             others=others,
-            start_seconds=1.0,
-            memory_bytes=1 << 30,
+            server=Condition(1.0, 0.0, 1 << 30),
         )
 
 
@@ -71,8 +70,7 @@ def record(entry: str, workload: Workload, run: Run) -> Record:
         session="0",
         attempt=0,
         others=0.1,
-        start_seconds=1.0,
-        memory_bytes=1 << 30,
+        server=Condition(1.0, 0.0, 1 << 30),
     )
 
 
