@@ -144,5 +144,9 @@ def wants_queries(layer: int, batch: PackedBatch, policies: Sequence[Policy]) ->
 
 
 def _with_image(batch: PackedBatch) -> list[int]:
-    """Segments in prefill that still hold visual rows."""
-    return [i for i, each in enumerate(batch.segments) if each.prefill and each.visual_rows]
+    """Segments in prefill whose images are still there, among the rows or in the cache."""
+    return [
+        i
+        for i, each in enumerate(batch.segments)
+        if each.prefill and (each.visual_rows or each.cached)
+    ]

@@ -59,6 +59,11 @@ class DecoderShape:
         """All layers of one prefill, layer l running ``tokens_per_layer[l]`` rows."""
         return sum(self.layer(n, n) for n in tokens_per_layer)
 
+    def spared(self, tokens_per_layer: Sequence[int], cached_per_layer: Sequence[int]) -> int:
+        """What that prefill does not cost if ``cached_per_layer`` rows are there already."""
+        layers = zip(tokens_per_layer, cached_per_layer, strict=False)  # no cache: no counts
+        return sum(self.layer(cached, rows) for rows, cached in layers)
+
     def decode(self, kv_tokens_per_layer: Sequence[int], steps: int) -> int:
         """``steps`` one-row steps after a prefill that left ``kv_tokens_per_layer`` rows.
 

@@ -13,7 +13,7 @@ Shapes: T rows, d hidden size, S segments, V vocabulary.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -25,7 +25,8 @@ from dyvte.exits.policy import Policy
 from dyvte.exits.view import Queries
 from dyvte.kv_cache import KVCache
 from dyvte.models.adapter import ModelAdapter
-from dyvte.packing import PackedBatch
+from dyvte.packing import PackedBatch, Part
+from dyvte.prefix import Passage
 from dyvte.trace import SequenceTrace
 
 
@@ -40,12 +41,16 @@ class Begun:
 
 @dataclass(slots=True)
 class LayerLoop:
-    """The loop's state. ``layer`` is the next one to run, or to run on if it has ``begun``."""
+    """The loop's state. ``layer`` is the next one to run, or to run on if it has ``begun``.
+
+    ``passages`` has one per segment, None where no rows are taken or remembered.
+    """
 
     batch: PackedBatch
     rotary: tuple[Tensor, Tensor]
     policies: list[Policy]
     traces: list[SequenceTrace]
+    passages: list[Passage | None]
     layer: int = 0
     gate_seconds: float = 0.0
     begun: Begun | None = None
@@ -66,24 +71,37 @@ def forward(
     cache: KVCache,
     policies: Sequence[Policy],
     attention: AttentionBackend,
+    passages: Sequence[Passage | None] = (),
 ) -> ForwardOutput:
     """Run every layer over ``batch``; ``policies`` holds one per segment.
 
+    ``passages`` may hold one for each of the first segments.
+
     Mutates ``cache`` (appends each layer's rows). Returns logits in the model's dtype.
     """
-    loop = start(model, batch, policies)
+    loop = start(model, batch, policies, passages)
     advance(model, loop, cache, attention, model.decoder.num_layers)
     return finish(model, loop)
 
 
-def start(model: ModelAdapter, batch: PackedBatch, policies: Sequence[Policy]) -> LayerLoop:
-    """Begin: rotary embeddings for the rows' positions, empty traces."""
+def start(
+    model: ModelAdapter,
+    batch: PackedBatch,
+    policies: Sequence[Policy],
+    passages: Sequence[Passage | None] = (),
+) -> LayerLoop:
+    """Begin: rotary embeddings for the rows' positions, empty traces.
+
+    ``passages`` may end early: the segments after it have none.
+    """
     if len(policies) != len(batch.segments):
         raise ValueError(
             f"{len(batch.segments)} segments need as many policies, not {len(policies)}"
         )
     rotary = model.rotary(batch.hidden, batch.positions)
-    return LayerLoop(batch, rotary, list(policies), [SequenceTrace() for _ in batch.segments])
+    traces = [SequenceTrace() for _ in batch.segments]
+    none = [None] * (len(traces) - len(passages))
+    return LayerLoop(batch, rotary, list(policies), traces, [*passages, *none])
 
 
 def advance(
@@ -105,6 +123,7 @@ def advance_rows(
     if loop.begun is None:
         if layer == 0:
             _prune(loop, Boundary(-1, model, loop.batch, loop.rotary, loop.policies, cache))
+        _attach(loop, cache)
         wanted = wants_queries(layer, loop.batch, loop.policies)
         loop.begun = Begun(Queries() if wanted else None)
     begun = loop.begun
@@ -135,27 +154,61 @@ def _run_rows(
 
 def _end_layer(model: ModelAdapter, loop: LayerLoop, cache: KVCache, begun: Begun) -> None:
     """All rows of the layer have run: note it, and let leave what leaves."""
-    for trace, segment in zip(loop.traces, loop.batch.segments, strict=True):
-        trace.tokens_per_layer.append(segment.rows)
     layer, before, loop.begun = loop.layer, loop.batch.hidden, None
     loop.batch = loop.batch.after(layer, _joined(begun.out))
     loop.layer += 1
-    _let_leave(
+    returning = _let_leave(
         loop,
         Boundary(
             layer, model, loop.batch, loop.rotary, loop.policies, cache, before, begun.queries
         ),
     )
+    if returning and loop.layer < model.decoder.num_layers:
+        loop.batch = loop.batch.insert(returning)
+        loop.rotary = model.rotary(loop.batch.hidden, loop.batch.positions)
 
 
-def _let_leave(loop: LayerLoop, boundary: Boundary) -> None:
-    """Ask the policies, then prune, then exit: an exit drops what pruning left."""
+def _attach(loop: LayerLoop, cache: KVCache) -> None:
+    """Before the layer: rows that are known already, and the count of all of them."""
+    for trace, segment, passage in zip(
+        loop.traces, loop.batch.segments, loop.passages, strict=True
+    ):
+        cached = 0
+        if passage is not None and passage.source is not None:
+            passage.attach(cache, loop.layer, segment)
+            cached = passage.cached(loop.layer)
+            trace.cached_per_layer.append(cached)
+        trace.tokens_per_layer.append(cached + segment.rows)
+
+
+def _let_leave(loop: LayerLoop, boundary: Boundary) -> dict[int, Part]:
+    """Ask the policies, then prune, then exit: an exit drops what pruning left.
+
+    Returns rows that come back, by segment.
+    """
     began = time.perf_counter()
     leaving = boundary.leaving(loop.traces)
     loop.gate_seconds += time.perf_counter() - began if boundary.asked else 0.0
     _prune(loop, boundary)
+    returning = _returning(loop, boundary.layer, leaving)
     if leaving:
         _follow(loop, *loop.batch.drop_visual(leaving))
+    return returning
+
+
+def _returning(loop: LayerLoop, layer: int, leaving: Collection[int]) -> dict[int, Part]:
+    """Let the passages note what leaves, and hear what comes back."""
+    parts: dict[int, Part] = {}
+    batch = loop.batch
+    for index, passage in enumerate(loop.passages):
+        if passage is None:
+            continue
+        start, rows = batch.starts[index], batch.segments[index].rows
+        hidden, added = batch.hidden[start : start + rows], batch.deepstack is not None
+        part = passage.after(layer, hidden, index in leaving, added)
+        if part is not None:
+            parts[index] = part
+    return parts
 
 
 def _prune(loop: LayerLoop, boundary: Boundary) -> None:
@@ -171,7 +224,7 @@ def drop(loop: LayerLoop, index: int) -> None:
     """
     batch, keep = loop.batch.drop_segment(index)
     _follow(loop, batch, keep)
-    del loop.policies[index], loop.traces[index]
+    del loop.policies[index], loop.traces[index], loop.passages[index]
     if loop.begun is not None:
         _thin(loop.begun, keep[keep < loop.begun.rows])
 

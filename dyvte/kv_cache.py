@@ -22,9 +22,10 @@ from dyvte.pages import PageLedger
 
 
 class KVCache(ABC):
-    """Keys and values of all live sequences. Mutated by ``append``, ``fork``, ``release``.
+    """Keys and values of all live sequences, and of those that are kept in case of use.
 
-    ``in_place``: ``rows`` are views, so that reading them copies nothing.
+    Mutated by ``append``, ``take``, ``fork``, ``keep`` and ``release``. ``in_place``: ``rows`` are
+    views, so that reading them copies nothing.
     """
 
     in_place: ClassVar[bool] = False
@@ -69,6 +70,25 @@ class KVCache(ABC):
         self._fork(parent, child)
         self._lengths[child] = list(self._lengths[parent])
 
+    def take(self, source: int, seq: int, layer: int, rows: int, room: int) -> None:
+        """Copy the first ``rows`` rows of ``source`` to ``seq``, which holds none in ``layer`` yet
+        and will soon hold ``room``. The ledger must hold the pages already."""
+        lengths = self._lengths.setdefault(seq, [0] * self.ledger.num_layers)
+        assert lengths[layer] == 0, "rows are taken before any is computed"
+        assert rows <= self._lengths[source][layer], "no more than there are"
+        self._take(source, seq, layer, rows, room)
+        lengths[layer] = rows
+
+    def keep(self, seq: int, other: int, rows_per_layer: Sequence[int]) -> None:
+        """Of ``seq`` keep the first rows of each layer, under the name ``other``, until
+        pages are short; ``seq`` holds nothing afterwards."""
+        held = self._lengths.pop(seq)
+        assert all(keep <= rows for keep, rows in zip(rows_per_layer, held, strict=True))
+        self._lengths[other] = list(rows_per_layer)
+        self.ledger.rename(seq, other)
+        self.ledger.settle(other, self._rename(seq, other))
+        self.ledger.keep(other)
+
     def release(self, seq: int) -> None:
         """Drop a sequence and return its pages."""
         self._lengths.pop(seq, None)
@@ -81,6 +101,16 @@ class KVCache(ABC):
 
     @abstractmethod
     def _write(self, seq: int, layer: int, at: int, k_nHD: Tensor, v_nHD: Tensor) -> None: ...
+
+    def _take(self, source: int, seq: int, layer: int, rows: int, room: int) -> None:
+        del room
+        keys, values = self.rows(source, layer)
+        own_k, own_v = keys[:, :rows].transpose(0, 1), values[:, :rows].transpose(0, 1)
+        self._write(seq, layer, 0, own_k, own_v)
+
+    def _rename(self, seq: int, other: int) -> Sequence[int]:
+        """Move the rows to another name; the rows of each layer that pages must be held for."""
+        return self._lengths[other]
 
     @abstractmethod
     def _fork(self, parent: int, child: int) -> None: ...
@@ -112,17 +142,36 @@ class RunCache(KVCache):
         stop = at + k_nHD.shape[0]
         run = self._runs.get((seq, layer))
         if run is None or run.shape[2] < stop:
-            pages = self.ledger.pages_for(stop)
-            grown = torch.empty(
-                (2, self.heads, pages * self.ledger.page_size, self.head_dim),
-                dtype=self.dtype,
-                device=k_nHD.device,
-            )
+            grown = self._run(stop, k_nHD.device)
             if run is not None:
                 grown[:, :, :at] = run[:, :, :at]
             self._runs[seq, layer] = run = grown
         run[0, :, at:stop] = k_nHD.transpose(0, 1)
         run[1, :, at:stop] = v_nHD.transpose(0, 1)
+
+    def _run(self, rows: int, device: torch.device) -> Tensor:
+        capacity = self.ledger.pages_for(rows) * self.ledger.page_size
+        shape = (2, self.heads, capacity, self.head_dim)
+        return torch.empty(shape, dtype=self.dtype, device=device)
+
+    def _take(self, source: int, seq: int, layer: int, rows: int, room: int) -> None:
+        there = self._runs[source, layer]
+        run = self._runs.get((seq, layer))
+        if run is None or run.shape[2] < room:
+            self._runs[seq, layer] = run = self._run(room, there.device)
+        run[:, :, :rows] = there[:, :, :rows]
+
+    def _rename(self, seq: int, other: int) -> Sequence[int]:
+        """A run that is not much too long stays as it is: moving it costs more than it frees."""
+        capacities = []
+        for layer, rows in enumerate(self._lengths[other]):
+            run = self._runs.pop((seq, layer))
+            if run.shape[2] > 2 * self.ledger.pages_for(rows) * self.ledger.page_size:
+                longer, run = run, self._run(rows, run.device)
+                run[:, :, :rows] = longer[:, :, :rows]
+            self._runs[other, layer] = run
+            capacities.append(run.shape[2])
+        return capacities
 
     def _fork(self, parent: int, child: int) -> None:
         self.ledger.fork(parent, child, self._lengths[parent], share=False)

@@ -25,13 +25,15 @@ class Segment:
     ``seq`` is the sequence's key in the KV cache; ``spans`` are the visual rows that are still
     there and may leave, relative to the segment (a span that pruning emptied stays, to say where
     its image was); ``prefill`` is False for a decode row. The last row is in no span: the next
-    token is predicted there.
+    token is predicted there. ``cached``: its images may leave but are not among the rows, since
+    the KV cache has theirs from an earlier request.
     """
 
     seq: int
     rows: int
     spans: tuple[VisualSpan, ...] = ()
     prefill: bool = False
+    cached: bool = False
 
     @property
     def visual_rows(self) -> int:
@@ -136,7 +138,7 @@ class PackedBatch:
             if index in leaving:
                 text = segment.text_rows()
                 keep.extend(start + row for row in text)
-                segments.append(replace(segment, rows=len(text), spans=()))
+                segments.append(replace(segment, rows=len(text), spans=(), cached=False))
             else:
                 keep.extend(range(start, start + segment.rows))
                 segments.append(segment)
@@ -147,6 +149,22 @@ class PackedBatch:
         start, rows = self.starts[leaving], self.segments[leaving].rows
         keep = [*range(start), *range(start + rows, self.hidden.shape[0])]
         return self._select([s for i, s in enumerate(self.segments) if i != leaving], keep)
+
+    def insert(self, added: Mapping[int, Part]) -> PackedBatch:
+        """Put rows before those of the segments named; their spans become the segment's."""
+        segments, parts = list(self.segments), []
+        for index, (segment, start) in enumerate(zip(self.segments, self.starts, strict=True)):
+            rows = slice(start, start + segment.rows)
+            own = None if self.deepstack is None else self.deepstack[rows]
+            new = added.get(index)
+            if new is not None:
+                parts.append(new)
+                total = segment.rows + new.segment.rows
+                segments[index] = replace(
+                    segment, rows=total, spans=new.segment.spans, cached=False
+                )
+            parts.append(Part(segment, self.hidden[rows], self.positions[..., rows], own))
+        return replace(pack(parts), segments=tuple(segments))
 
     def _select(self, segments: Sequence[Segment], keep: list[int]) -> tuple[PackedBatch, Tensor]:
         rows = torch.tensor(keep, dtype=torch.int64, device=self.hidden.device)

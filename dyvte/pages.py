@@ -3,11 +3,14 @@
 A page is ``page_size`` rows of keys and values of one layer. Admission reserves a prompt as if
 nothing exits; ``settle`` gives back what the layers above the exit never needed; decode grows
 page by page. Every page is either free or in exactly one table entry, or shared and counted.
+What is merely kept, in case that it is of use again, counts as free and is given up when pages
+are short.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 
@@ -20,7 +23,8 @@ class PageLedger:
     """Books of ``num_pages`` pages shared by all layers of all sequences.
 
     Invariant: ``free + distinct pages in tables == num_pages``. All methods either succeed whole
-    or raise and change nothing.
+    or raise and change nothing. ``give_up`` is told which kept sequence has to go; it must
+    release it.
     """
 
     num_pages: int
@@ -29,21 +33,24 @@ class PageLedger:
     _free: list[int] = field(init=False, repr=False)
     _tables: dict[int, list[list[int]]] = field(init=False, repr=False, default_factory=dict)
     _holders: dict[int, int] = field(init=False, repr=False, default_factory=dict)
+    _kept: dict[int, int] = field(init=False, repr=False, default_factory=dict)
+    give_up: Callable[[int], None] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        self.give_up = self.release
         if min(self.num_pages, self.page_size, self.num_layers) < 1:
             raise ValueError("pages, page size and layers must be at least 1")
         self._free = list(range(self.num_pages - 1, -1, -1))
 
     @property
     def num_free(self) -> int:
-        """Pages that nobody holds."""
-        return len(self._free)
+        """Pages that can be had: nobody's, and those of sequences that are merely kept."""
+        return len(self._free) + sum(self._kept.values())
 
     @property
     def usage(self) -> float:
-        """Share of the pool that is held, 0..1."""
-        return 1.0 - len(self._free) / self.num_pages
+        """Share of the pool that is held and needed, 0..1."""
+        return 1.0 - self.num_free / self.num_pages
 
     @property
     def sequences(self) -> Sequence[int]:
@@ -56,7 +63,7 @@ class PageLedger:
 
     def fits(self, rows: int, copies: int = 1) -> bool:
         """True if ``copies`` sequences of ``rows`` rows could be reserved now."""
-        return copies * self.num_layers * self.pages_for(rows) <= len(self._free)
+        return copies * self.num_layers * self.pages_for(rows) <= self.num_free
 
     def fits_empty(self, rows: int) -> bool:
         """True if one sequence of ``rows`` rows fits a pool with nothing else in it."""
@@ -129,14 +136,39 @@ class PageLedger:
         self._tables[child] = tables
         return copies
 
+    def rename(self, seq: int, other: int) -> None:
+        """What ``seq`` holds belongs to ``other`` from now on."""
+        assert other not in self._tables, f"sequence {other} already holds pages"
+        self._tables[other] = self._tables.pop(seq)
+
+    def held(self, seq: int) -> int:
+        """Pages in all layers of one sequence."""
+        return sum(map(len, self._tables[seq]))
+
+    def keep(self, seq: int) -> None:
+        """Nobody needs ``seq`` now: its pages may be taken, after those of all kept before it.
+
+        Pages that it shares come free with their last holder; they are not counted here.
+        """
+        self._kept.pop(seq, None)
+        pages = itertools.chain.from_iterable(self._tables[seq])
+        self._kept[seq] = sum(1 for page in pages if page not in self._holders)
+
+    def need(self, seq: int) -> None:
+        """A kept sequence is needed after all; of others it is no error to say so."""
+        self._kept.pop(seq, None)
+
     def release(self, seq: int) -> None:
         """Give back everything; a sequence that holds nothing is no error."""
+        self._kept.pop(seq, None)
         for table in self._tables.pop(seq, []):
             self._give_back(table)
 
     def _take(self, count: int) -> list[int]:
-        if count > len(self._free):
-            raise OutOfPages(f"{count} pages asked, {len(self._free)} free")
+        if count > self.num_free:
+            raise OutOfPages(f"{count} pages asked, {self.num_free} free")
+        while count > len(self._free):
+            self.give_up(next(iter(self._kept)))
         if count == 0:
             return []
         taken = self._free[-count:]

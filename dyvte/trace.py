@@ -16,6 +16,8 @@ class SequenceTrace:
 
     ``measured`` has what policies that measure were given instead of a gate's reading.
     ``rule_flops`` is what pruning rules and such policies spent themselves.
+    ``cached_per_layer`` counts the rows of ``tokens_per_layer`` that were not computed, since an
+    earlier request had left them; empty where none were looked for or found.
     """
 
     tokens_per_layer: list[int] = field(default_factory=list)
@@ -25,6 +27,7 @@ class SequenceTrace:
     cuts: list[Cut] = field(default_factory=list)
     measured: list[tuple[float, ...]] = field(default_factory=list)
     rule_flops: int = 0
+    cached_per_layer: list[int] = field(default_factory=list)
 
     @property
     def gates_read(self) -> int:

@@ -44,6 +44,7 @@ def open_engine(settings: Settings) -> Engine:
         max_waiting_tokens=settings.max_waiting_tokens,
         kv_cache_memory=settings.kv_cache_memory,
         image_cache_memory=settings.image_cache_memory,
+        prefix_cache_memory=settings.prefix_cache_memory,
         shadow_share=settings.shadow_share,
         shadow_seed=settings.shadow_seed,
     )

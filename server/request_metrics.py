@@ -49,9 +49,10 @@ class RequestMetrics:
         self._count_flops(stats.flops, stats.policy)
         self._count_exit(stats)
         self._observe_times(stats)
-        if stats.image_hit is not None:
-            self._queries("image").inc()
-            self._hits("image").inc(stats.image_hit)
+        for cache, hit in (("image", stats.image_hit), ("prefix", stats.prefix_hit)):
+            if hit is not None:
+                self._queries(cache).inc()
+                self._hits(cache).inc(hit)
 
     def count_unfinished(self, stats: UnfinishedStats) -> None:
         """One request has ended without an answer."""
@@ -71,8 +72,8 @@ class RequestMetrics:
         self._token_layers("skipped").inc(max(0, skipped))
 
     def _count_flops(self, flops: FlopsReport, policy: str) -> None:
-        # A report does not say which cache spared its FLOPs. A spared vision tower is the image
-        # cache's, and only what exceeds it can be rows of the prefill, which is the prefix's.
+        # A report does not say which cache spared its FLOPs. A spared vision tower counts as the
+        # image cache's, also where the prefix's made it needless; rows of the prefill do not.
         images = min(flops.vision, flops.avoided_by_cache)
         prefixes = flops.avoided_by_cache - images
         self._flops("vision", policy).inc(flops.vision - images)

@@ -121,6 +121,12 @@ class Settings(BaseSettings):
         ge=0,
         description="memory for the vision tower's rows of images seen before (0: keep none)",
     )
+    prefix_cache_memory: ByteSize = Field(
+        default=2 * 2**30,
+        ge=0,
+        description="memory for what earlier questions computed of their images, nearly all of it "
+        "pages of --kv-cache-memory that nobody needs (0: keep none)",
+    )
     preprocess_workers: int = Field(
         default=2, ge=1, le=64, description="threads that decode images"
     )

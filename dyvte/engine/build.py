@@ -14,6 +14,7 @@ from dyvte.engine.capacity import Capacity, plan_capacity
 from dyvte.engine.core import EngineCore
 from dyvte.engine.decode_graphs import DecodeGraphs
 from dyvte.engine.image_cache import ImageCache
+from dyvte.engine.prefix_cache import PrefixCache
 from dyvte.engine.runner import Runner
 from dyvte.engine.scheduler import Limits, Scheduler
 from dyvte.errors import OptionError
@@ -40,6 +41,7 @@ class EngineConfig:
     page_size: int | None = None
     image_cache_memory: int = 0
     cuda_graphs: bool = True
+    prefix_cache_memory: int = 0
 
 
 def build_core(
@@ -59,7 +61,9 @@ def build_core(
     runner = Runner(adapter, cache, backend, ImageCache(settings.image_cache_memory))
     if settings.cuda_graphs and isinstance(cache, PagedCache):
         runner.graphs = _graphs(adapter, cache, backend, settings, capacity.max_model_len)
-    return EngineCore(model, runner, scheduler, capacity.max_model_len, ModelGrammars(model))
+    prefixes = PrefixCache(cache, settings.prefix_cache_memory)
+    grammars = ModelGrammars(model)
+    return EngineCore(model, runner, scheduler, capacity.max_model_len, grammars, prefixes)
 
 
 def _capacity(adapter: ModelAdapter, config: EngineConfig) -> Capacity:

@@ -28,6 +28,18 @@ class Choices:
     failed: list[tuple[Sequence, Exception]] = field(default_factory=list)
 
 
+def usable(logits: Seq[Tensor]) -> list[bool]:
+    """True where a token can be chosen: the highest logit of ``[V]`` is a finite number."""
+    if not logits:
+        return []
+    try:
+        best = torch.stack(list(logits)).amax(-1)
+    except RuntimeError:  # no memory for all of them side by side
+        best = torch.stack([each.amax() for each in logits])
+    finite: list[bool] = best.isfinite().tolist()
+    return finite
+
+
 def choose(rows: Seq[tuple[Sequence, Tensor]], eos: frozenset[int]) -> Choices:
     """One token per sequence from its logits ``[V]``. Waits for masks that are on their way."""
     made = Choices()

@@ -16,17 +16,18 @@ from collections.abc import Sequence as Seq
 import torch
 
 from dyvte.constraints.constraint import Constraint, Grammars
-from dyvte.engine.choosing import choose
+from dyvte.engine.choosing import choose, usable
 from dyvte.engine.events import EngineRequest, TokenEvent
+from dyvte.engine.fitting import fit
 from dyvte.engine.output import Emission, accept
+from dyvte.engine.prefix_cache import PrefixCache
 from dyvte.engine.report import request_stats
 from dyvte.engine.runner import Output, Prefill, Runner
 from dyvte.engine.scheduler import Plan, Scheduler, Work
 from dyvte.engine.sequence import Fit, RequestState, Sequence
 from dyvte.engine.spent import spent_flops
 from dyvte.engine.stats import EngineSnapshot, RequestStats, StepStats
-from dyvte.errors import DyvteError, GrammarFailed, OptionError, PromptTooLong, RequestFailed
-from dyvte.exits.resolve import resolve
+from dyvte.errors import DyvteError, GrammarFailed, RequestFailed
 from dyvte.model import Model
 from dyvte.pages import OutOfPages
 from dyvte.params import ExitOptions, FinishReason, SamplingParams
@@ -45,12 +46,15 @@ class EngineCore:
         scheduler: Scheduler,
         max_model_len: int,
         grammars: Grammars,
+        prefixes: PrefixCache | None = None,
     ) -> None:
         self.model = model
         self.runner = runner
         self.scheduler = scheduler
         self.max_model_len = max_model_len
         self.grammars = grammars
+        self.prefixes = PrefixCache(runner.cache) if prefixes is None else prefixes
+        scheduler.cached_rows = self.prefixes.rows
         self.last_step = StepStats()
         self._ids = itertools.count()
         self._sequences: dict[int, Sequence] = {}
@@ -76,27 +80,7 @@ class EngineCore:
 
         A structured output is not compiled here (``grammars.compile``): that takes time.
         """
-        adapter = self.model.adapter
-        layout = adapter.layout(prompt)
-        grants, conversation = self.model.grants, prompt.conversation
-        options = exits or grants.default_for(conversation)
-        policy = resolve(options, grants, conversation)
-        room = self.max_model_len - layout.rows
-        if room < 1 or (sampling.max_tokens is not None and sampling.max_tokens > room):
-            asked = "" if sampling.max_tokens is None else f" + {sampling.max_tokens} new tokens"
-            raise PromptTooLong(
-                f"the prompt has {layout.rows} tokens ({layout.visual_rows} visual){asked}; "
-                f"this model's context is {self.max_model_len}"
-            )
-        ledger = self.scheduler.ledger
-        pages = ledger.pages_for(layout.rows + 1) * ledger.num_layers
-        most = min(self.scheduler.limits.max_num_seqs, ledger.num_pages // pages)
-        if sampling.n > most:
-            raise OptionError("n", f"{sampling.n} choices do not fit at once; at most {most} do")
-        _check_ids(sampling, adapter.decoder.vocab_size)
-        if sampling.prompt_logprobs is not None and layout.spans:
-            raise OptionError("prompt_logprobs", "are there for prompts without images only")
-        return Fit(prompt, sampling, exits, layout, options, policy)
+        return fit(self.model, self.scheduler, self.max_model_len, prompt, sampling, exits)
 
     def add(self, state: RequestState, background: bool = False) -> None:
         """Put a checked request at the end of the line.
@@ -109,8 +93,9 @@ class EngineCore:
         ]
         for choice in state.choices:
             self._sequences[choice.seq] = choice
-        first = state.choices[0]
-        self.scheduler.add(Work(first.seq, first.rows, len(state.choices), background))
+        state.prefix_key = self.prefixes.key(state)
+        first, copies = state.choices[0], len(state.choices)
+        self.scheduler.add(Work(first.seq, first.rows, copies, background, state.prefix_key))
 
     def _constraint(self, state: RequestState) -> Constraint | None:
         wanted = state.sampling.structured_output
@@ -141,12 +126,13 @@ class EngineCore:
     def step(self) -> list[Emission]:
         """Run one step and return what it said, in sequence order."""
         began = time.perf_counter()
+        self.prefixes.pin([self._sequences[work.seq] for work in self.scheduler.group])
         plan = self.scheduler.plan(self.runner.cache.lengths)
         for seq in sorted(plan.preempted, reverse=True):
             self._preempt(seq)
         if plan.idle:
             return []
-        prefill_rows = sum(self._sequences[seq].rows for seq in plan.group)
+        prefill_rows = sum(work.fresh for work in self.scheduler.group)
         failed: list[Emission] = []
         vision = self._admitted(plan, failed)
         outputs, gates = self._run(plan, failed)
@@ -181,9 +167,10 @@ class EngineCore:
         """Clocks and images of a group that begins now; a bad image fails its request alone."""
         if self._prefill is not None or not plan.group:
             return 0.0
-        states = [self._sequences[seq].owner for seq in plan.group]
-        for state in states:
-            state.clock.admitted = state.clock.admitted or time.perf_counter()
+        group = [self._sequences[seq] for seq in plan.group]
+        for each in group:
+            each.owner.clock.admitted = each.owner.clock.admitted or time.perf_counter()
+        states = [each.owner for each in group if not self.prefixes.look_up(each)]
         try:
             return self.runner.encode(states)
         except Exception:
@@ -263,8 +250,8 @@ class EngineCore:
     def _postprocess(self, outputs: Seq[Output]) -> list[Emission]:
         """Settle prefills, sample, fork choices, end what ends."""
         emissions: list[Emission] = []
-        for out, usable in zip(outputs, _usable(outputs), strict=True):
-            if not usable and out.sequence.finish_reason is None:
+        for out, fine in zip(outputs, usable([out.logits for out in outputs]), strict=True):
+            if not fine and out.sequence.finish_reason is None:
                 error = ArithmeticError("the model's highest logit is not a finite number")
                 emissions.append(self._fail(out.sequence.owner, error))
         # Only now: a request that failed takes its other choices of this step with it.
@@ -284,6 +271,7 @@ class EngineCore:
         sequence, cache = out.sequence, self.runner.cache
         rows = cache.lengths(sequence.seq)
         self.scheduler.prefilled(sequence.seq, rows)
+        self.prefixes.note(sequence, out.passage)
         owner = sequence.owner
         if owner.trace is None:
             owner.trace = out.trace
@@ -300,7 +288,7 @@ class EngineCore:
                 self.scheduler.join(child.seq)
                 pairs.append((child, out.logits))
             except OutOfPages:
-                self.scheduler.wait_again(Work(child.seq, child.rows))
+                self.scheduler.wait_again(self._work(child))
         return pairs
 
     def _choose(self, pairs: Seq[tuple[Sequence, torch.Tensor]]) -> list[Emission]:
@@ -339,6 +327,7 @@ class EngineCore:
             self.runner.leave(self._prefill, sequence)
             if not self._prefill.sequences:
                 self._prefill = None
+        self.prefixes.retire(sequence.seq)
         self.scheduler.remove(sequence.seq)
         self.runner.cache.release(sequence.seq)
         self._sequences.pop(sequence.seq, None)
@@ -365,8 +354,20 @@ class EngineCore:
 
     def _preempt(self, seq: int) -> None:
         sequence = self._sequences[seq]
-        self.runner.cache.release(seq)
-        self.scheduler.wait_again(Work(seq, sequence.rows))
+        self.prefixes.lost(seq)
+        group = [self._sequences[work.seq] for work in self.scheduler.group]
+        if any(each.source is not None and each.source.seq == seq for each in group):
+            self._restart(group)
+        self.scheduler.wait_again(self._work(sequence))
+
+    def _work(self, sequence: Sequence) -> Work:
+        return Work(sequence.seq, sequence.rows, prefix=sequence.owner.prefix_key)
+
+    def _restart(self, group: Seq[Sequence]) -> None:
+        """A prefill in flight has lost the rows that it is taking: begin again, without them."""
+        self._prefill = None
+        self.scheduler.group_layer = 0
+        self.runner.cache.rewind({each.seq: self._empty() for each in group})
 
     def _empty(self) -> list[int]:
         return [0] * self.scheduler.ledger.num_layers
@@ -374,27 +375,3 @@ class EngineCore:
     def stats_of(self, state: RequestState) -> RequestStats:
         """The account of a finished request."""
         return request_stats(self.model.adapter, self.runner.cache, state)
-
-
-def _usable(outputs: Seq[Output]) -> list[bool]:
-    """True where a token can be chosen: the highest logit is a finite number."""
-    if not outputs:
-        return []
-    try:
-        best = torch.stack([out.logits for out in outputs]).amax(-1)
-    except RuntimeError:  # no memory for all of them side by side
-        best = torch.stack([out.logits.amax() for out in outputs])
-    usable: list[bool] = best.isfinite().tolist()
-    return usable
-
-
-def _check_ids(sampling: SamplingParams, vocab_size: int) -> None:
-    """Ids are looked up in the logits later, where a wrong one would end the engine."""
-    for token in sampling.stop_token_ids:
-        if not 0 <= token < vocab_size:
-            raise OptionError("stop_token_ids", f"{token} is not in the vocabulary of {vocab_size}")
-    for token in sampling.logit_bias:
-        if token >= vocab_size:
-            raise OptionError("logit_bias", f"{token} is not in the vocabulary of {vocab_size}")
-    if max(sampling.logprobs or 0, sampling.prompt_logprobs or 0) > vocab_size:
-        raise OptionError("top_logprobs", f"{sampling.logprobs} exceeds the vocabulary")

@@ -85,7 +85,8 @@ class AsyncEngine:
     def prepare(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> Prompt:
         """Chat template, tokens, processed images. Blocking. Raises PromptError."""
         prompt = self.core.model.prompt(messages, tools)
-        if prompt.images is None or not self.core.runner.images.max_bytes:
+        caches = self.core.runner.images.max_bytes + self.core.prefixes.max_bytes
+        if prompt.images is None or not caches:
             return prompt
         return replace(prompt, image_key=content_key(prompt.images))
 
@@ -368,6 +369,7 @@ def open_engine(
     allow_pickle: bool = False,
     token_order: str | None = None,
     max_waiting_tokens: int = 262_144,
+    prefix_cache_memory: int = 0,
 ) -> AsyncEngine:
     """Load a model and wire an engine around it. Blocking. Raises ModelError, OptionError.
 
@@ -381,6 +383,7 @@ def open_engine(
         max_num_seqs=max_num_seqs,
         kv_cache_memory=kv_cache_memory,
         image_cache_memory=image_cache_memory,
+        prefix_cache_memory=prefix_cache_memory,
     )
     core = build_core(loaded, config)
     return AsyncEngine(core, describe(loaded, core), max_waiting, shadows, max_waiting_tokens)

@@ -40,7 +40,9 @@ def request_stats(model: ModelAdapter, cache: KVCache, state: RequestState) -> R
         gate_logits=tuple((reading.keep, reading.exit) for reading in trace.readings),
         gates_read=trace.gates_read,
         gates_nan=trace.gates_nan,
+        cached_tokens=max(trace.cached_per_layer, default=0),
         image_hit=state.image_hit,
+        prefix_hit=state.prefix_hit,
         itl=tuple(state.gaps),
     )
 
@@ -51,6 +53,7 @@ def request_flops_of(model: ModelAdapter, state: RequestState) -> FlopsReport:
     gates = trace.rule_flops
     if model.gates is not None:
         gates += sum(map(model.gates.flops, trace.gates_asked))
+    rows = model.decoder.spared(trace.tokens_per_layer, trace.cached_per_layer)
     return request_flops(
         model.decoder,
         vision=state.layout.vision_flops,
@@ -58,7 +61,7 @@ def request_flops_of(model: ModelAdapter, state: RequestState) -> FlopsReport:
         tokens_per_layer=trace.tokens_per_layer,
         decode_steps=[max(0, choice.sampled - 1) for choice in state.choices],
         gates=gates,
-        avoided_by_cache=state.vision_flops_spared,
+        avoided_by_cache=state.vision_flops_spared + rows,
         scored_rows=len(state.prompt_logprobs or ()),
     )
 

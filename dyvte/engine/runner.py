@@ -22,6 +22,7 @@ from dyvte.exits.policy import Off
 from dyvte.kv_cache import KVCache
 from dyvte.models.adapter import ModelAdapter
 from dyvte.packing import Part, Segment, pack
+from dyvte.prefix import Passage, Prefix
 from dyvte.trace import SequenceTrace
 
 
@@ -36,11 +37,12 @@ class Prefill:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One sequence's next-token logits ``[V]`` and, after a prefill, its trace."""
+    """One sequence's next-token logits ``[V]`` and, after a prefill, its trace and passage."""
 
     sequence: Sequence
     logits: Tensor
     trace: SequenceTrace | None = None
+    passage: Passage | None = None
 
 
 class Runner:
@@ -102,7 +104,8 @@ class Runner:
         """Embed and pack the prompts of a group."""
         began = time.perf_counter()
         batch = pack([self._prompt(each) for each in sequences])
-        state = loop.start(self.model, batch, [each.policy for each in sequences])
+        passages = [self._passage(each) for each in sequences]
+        state = loop.start(self.model, batch, [each.policy for each in sequences], passages)
         return Prefill(list(sequences), state, time.perf_counter() - began)
 
     def advance(self, prefill: Prefill, layers: int) -> list[Output]:
@@ -114,7 +117,7 @@ class Runner:
         if stop == self.model.decoder.num_layers:
             score_prompts(self.model, prefill.state.batch, prefill.sequences)
             out = loop.finish(self.model, prefill.state)
-            outputs = _outputs(prefill.sequences, out, len(prefill.sequences))
+            outputs = _outputs(prefill.sequences, out, prefill.state.passages)
         prefill.seconds += time.perf_counter() - began
         return outputs
 
@@ -137,17 +140,30 @@ class Runner:
         if decodes:
             parts += self._next_rows(decodes)
         policies = [each.policy for each in prefills] + [Off() for _ in decodes]
-        state = loop.start(self.model, pack(parts), policies)
+        passages = [self._passage(each) for each in prefills]
+        state = loop.start(self.model, pack(parts), policies, passages)
         loop.advance(self.model, state, self.cache, self.attention, self.model.decoder.num_layers)
         score_prompts(self.model, state.batch, prefills)
         out = loop.finish(self.model, state)
-        return _outputs([*prefills, *decodes], out, len(prefills)), out.gate_seconds
+        return _outputs([*prefills, *decodes], out, passages), out.gate_seconds
 
     def _prompt(self, sequence: Sequence) -> Part:
-        """All rows of a prompt, with what was generated before a preemption."""
-        owner = sequence.owner
+        """All rows of a prompt that must run, with what was generated before a preemption."""
+        owner, source = sequence.owner, sequence.source
+        if source is not None:
+            stop = source.prefix.stop
+            return self.model.rest(sequence.seq, owner.layout, stop, sequence.token_ids)
         rows = owner.image_rows or []
         return self.model.part(sequence.seq, owner.layout, rows, sequence.token_ids)
+
+    def _passage(self, sequence: Sequence) -> Passage | None:
+        """Its way through the layers, if it takes or leaves rows for others."""
+        layout = sequence.owner.layout
+        if sequence.owner.prefix_key is None:
+            return None
+        prefix = Prefix.of(layout.spans)
+        positions = self.model.positions(layout, prefix.start, prefix.stop)
+        return Passage(prefix, positions, sequence.source)
 
     def _next_rows(self, sequences: Seq[Sequence]) -> list[Part]:
         """The newest token of each running sequence, embedded in one look-up."""
@@ -179,8 +195,13 @@ def _identity(state: RequestState) -> tuple[str, bytes] | int:
     return state.request.cache_salt, state.request.prompt.image_key or b""
 
 
-def _outputs(sequences: Seq[Sequence], out: loop.ForwardOutput, prefills: int) -> list[Output]:
-    return [
-        Output(sequence, out.logits[i], out.traces[i] if i < prefills else None)
-        for i, sequence in enumerate(sequences)
-    ]
+def _outputs(
+    sequences: Seq[Sequence], out: loop.ForwardOutput, passages: Seq[Passage | None]
+) -> list[Output]:
+    """``passages`` has one per prefill; decodes follow."""
+    outputs = []
+    for i, (sequence, logits) in enumerate(zip(sequences, out.logits, strict=True)):
+        prefill = i < len(passages)
+        trace, passage = (out.traces[i], passages[i]) if prefill else (None, None)
+        outputs.append(Output(sequence, logits, trace, passage))
+    return outputs

@@ -10,8 +10,8 @@ pages back and is recomputed later.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field, replace
 
 from dyvte.pages import OutOfPages, PageLedger
 
@@ -33,6 +33,9 @@ class Limits:
 class Work:
     """A sequence that needs a prefill of ``rows`` rows and then seats for ``copies`` choices.
 
+    ``cached`` of the rows need not run. Sequences of one ``prefix`` share them: of several that
+    wait while nothing is cached yet, one goes first.
+
     ``background``: its steps stay within the budget even if nobody waits now, so that whoever
     comes meanwhile does not wait long.
     """
@@ -41,6 +44,13 @@ class Work:
     rows: int
     copies: int = 1
     background: bool = False
+    prefix: Hashable | None = None
+    cached: int = 0
+
+    @property
+    def fresh(self) -> int:
+        """Rows that must run."""
+        return self.rows - self.cached
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +83,7 @@ class Scheduler:
     running: list[int] = field(default_factory=list)
     group: list[Work] = field(default_factory=list)
     group_layer: int = 0
+    cached_rows: Callable[[Hashable], int] = lambda prefix: 0
 
     @property
     def has_work(self) -> bool:
@@ -152,15 +163,28 @@ class Scheduler:
         seats = self.limits.max_num_seqs - len(self.running)
         rows = 0
         while self.waiting:
-            work = self.waiting[0]
-            if work.copies > seats or (self.group and rows + work.rows > budget):
+            work = self._informed(self.waiting[0])
+            if work.copies > seats or (self.group and rows + work.fresh > budget):
+                return
+            if self._waits_for_group(work):
                 return
             if not self.ledger.fits(work.rows + 1, work.copies) or not self._leaves_room(work):
                 return
             self.ledger.reserve(work.seq, work.rows)
-            self.group.append(self.waiting.popleft())
+            self.waiting.popleft()
+            self.group.append(work)
             seats -= work.copies
-            rows += work.rows
+            rows += work.fresh
+
+    def _informed(self, work: Work) -> Work:
+        """With the rows that are cached now."""
+        return work if work.prefix is None else replace(work, cached=self.cached_rows(work.prefix))
+
+    def _waits_for_group(self, work: Work) -> bool:
+        """True if one of the group is about to compute what it could take from there."""
+        if work.prefix is None or work.cached:
+            return False
+        return any(each.prefix == work.prefix for each in self.group)
 
     def _leaves_room(self, work: Work) -> bool:
         """A page per layer stays for each running sequence, or admission would preempt it."""
@@ -170,7 +194,7 @@ class Scheduler:
     def _layers_now(self) -> int:
         """Layers of the group that fit this step's budget (all, if nobody else waits for it)."""
         left = self.ledger.num_layers - self.group_layer
-        rows = sum(work.rows for work in self.group)
+        rows = sum(work.fresh for work in self.group)
         alone = not self.running and not any(work.background for work in self.group)
         if not rows or alone or rows + len(self.running) <= self.limits.max_step_rows:
             return left if rows else 0

@@ -19,6 +19,7 @@ from dyvte.flops import FlopsReport
 from dyvte.models.adapter import PromptLayout
 from dyvte.params import ExitOptions, FinishReason, SamplingParams
 from dyvte.penalties import Penalties
+from dyvte.prefix import Memory
 from dyvte.prompt import Prompt
 from dyvte.sampling import generator_for
 from dyvte.trace import SequenceTrace
@@ -57,7 +58,8 @@ class Fit:
 class RequestState:
     """One request: its expanded prompt, its exit policy, its choices and its clock.
 
-    ``image_hit``: were its images' rows there already? None: no cache was asked. ``spent`` is
+    ``image_hit``: were its images' rows there already? None: no cache was asked. ``prefix_hit``:
+    the same of the rows up to its last image, which are found by ``prefix_key``. ``spent`` is
     there once it was given up.
     ``prompt_logprobs``: those of the prompt's tokens from the second on, once they are computed.
     """
@@ -70,6 +72,8 @@ class RequestState:
     choices: list[Sequence] = field(default_factory=list)
     image_rows: list[Tensor] | None = None
     image_hit: bool | None = None
+    prefix_key: tuple[str, bytes, tuple[int, ...]] | None = None
+    prefix_hit: bool | None = None
     trace: SequenceTrace | None = None
     kv_after_prefill: tuple[int, ...] = ()
     kv_rows_held: int = 0
@@ -91,7 +95,7 @@ class RequestState:
     @property
     def vision_flops_spared(self) -> int:
         """What the vision tower did not have to compute for it."""
-        return self.layout.vision_flops if self.image_hit else 0
+        return self.layout.vision_flops if self.image_hit or self.prefix_hit else 0
 
     def full_rows(self, held: Seq[int]) -> int:
         """Rows that every layer would hold had nothing left, where they now hold ``held``.
@@ -109,7 +113,10 @@ class RequestState:
 
 @dataclass(slots=True)
 class Sequence:
-    """One choice. ``token_ids`` are shown tokens; ``sampled`` counts hidden end tokens as well."""
+    """One choice. ``token_ids`` are shown tokens; ``sampled`` counts hidden end tokens as well.
+
+    ``source``: until its prefill is over, where the rows of its prefix are taken from.
+    """
 
     seq: int
     index: int
@@ -123,6 +130,7 @@ class Sequence:
     logits: list[Tensor] = field(default_factory=list)
     penalties: Penalties | None = None
     constraint: Constraint | None = None
+    source: Memory | None = None
 
     @classmethod
     def of(

@@ -175,10 +175,13 @@ class Shadows:
     def _spent(self, state: RequestState) -> int:
         if state.trace is not None:
             return self._core.stats_of(state).flops.executed
-        if state.image_rows is None:
-            return 0  # not admitted yet
-        adapter, layers = self._core.model.adapter, self._core.scheduler.group_layer
-        prefill = adapter.decoder.prefill([state.layout.rows] * layers)
+        if state.clock.admitted is None:
+            return 0
+        shape, layers = self._core.model.adapter.decoder, self._core.scheduler.group_layer
+        rows, source = [state.layout.rows] * layers, state.choices[0].source
+        prefill = shape.prefill(rows)
+        if source is not None:
+            prefill -= shape.spared(rows, source.rows_per_layer(shape.num_layers))
         return state.layout.vision_flops - state.vision_flops_spared + prefill
 
     def _end(self, shadow: Shadow, outcome: ShadowOutcome) -> None:

@@ -18,16 +18,18 @@ def spent_flops(model: ModelAdapter, state: RequestState, group: Prefill | None)
     if state.trace is not None:
         return request_flops_of(model, state)
     trace, ran = _in_flight(state, group)
-    vision = state.layout.vision_flops if state.image_rows else 0
+    vision = state.layout.vision_flops if state.image_rows or state.prefix_hit else 0
+    shape, rows = model.decoder, trace.tokens_per_layer[:ran]
     gates = trace.rule_flops
     if model.gates is not None:
         gates += sum(map(model.gates.flops, trace.gates_asked))
     return FlopsReport(
         vision=vision,
-        prefill=model.decoder.prefill(trace.tokens_per_layer[:ran]),
+        prefill=shape.prefill(rows),
         gates=gates,
-        baseline=vision + model.decoder.prefill([state.layout.rows] * ran),
-        avoided_by_cache=vision if state.image_hit else 0,
+        baseline=vision + shape.prefill([state.layout.rows] * ran),
+        avoided_by_cache=(vision if state.vision_flops_spared else 0)
+        + shape.spared(rows, trace.cached_per_layer),
     )
 
 

@@ -43,8 +43,9 @@ class RequestStats:
     the prompt's visual rows (counted from 0) went on into ``layer``. ``gate_logits`` has one
     (keep, exit) pair per gate asked; ``gates_read`` also counts what the policy ``state`` measured
     in place of one, and ``gates_nan`` those of both that were NaN. ``image_hit`` tells whether a
-    cache held its images' rows (None: it was not asked). ``itl`` are the gaps between successive
-    tokens of each choice, in seconds.
+    cache held its images' rows (None: it was not asked), ``prefix_hit`` the same of the rows up to
+    the last image, and ``cached_tokens`` how many of them some layer did not compute. ``itl`` are
+    the gaps between successive tokens of each choice, in seconds.
     """
 
     policy: str
@@ -70,6 +71,7 @@ class RequestStats:
     gates_read: int = 0
     gates_nan: int = 0
     image_hit: bool | None = None
+    prefix_hit: bool | None = None
     itl: tuple[float, ...] = field(default=(), repr=False)
 
 

@@ -181,6 +181,15 @@ class ModelAdapter(ABC):
         positions = self.positions(layout, 0, len(hidden))
         return Part(segment, hidden, positions, self.deepstack(layout, image_rows))
 
+    def rest(
+        self, seq: int, layout: PromptLayout, start: int, generated: Sequence[int] = ()
+    ) -> Part:
+        """The rows from ``start`` on, all of them text: the images before are cached."""
+        ids = [*layout.token_ids[start:], *generated]
+        hidden = self.embed_tokens(torch.tensor(ids, dtype=torch.int64, device=self.device))
+        segment = Segment(seq, len(ids), prefill=True, cached=True)
+        return Part(segment, hidden, self.positions(layout, start, start + len(ids)))
+
     def positions(self, layout: PromptLayout, start: int, stop: int) -> Tensor:
         """Positions ``[n]`` or ``[A, n]`` of rows ``start..stop-1``.
 

@@ -36,7 +36,7 @@ Sums = Counter[tuple[str, ...]]
 def request(number: int) -> dict[str, Any]:
     """The kinds of one number: policies, images, choices and streaming turn at their own pace.
 
-    Pictures come again after forty requests, and are then known to the cache.
+    Pictures come again after forty requests, and are then known to the caches.
     """
     images = [png(seed=number % 40 + each) for each in range(number % 4)]
     return {
@@ -90,11 +90,15 @@ def told(accounts: list[dict[str, Any]]) -> Sums:
         flops, policy = each["flops"], each["policy"]
         assert flops["saved"] == flops["baseline"] - flops["total"]
         assert flops["executed"] == flops["total"] - flops["avoided_by_cache"]
-        assert flops["avoided_by_cache"] in (0, flops["vision"])  # there is a cache of images alone
+        image = min(flops["vision"], flops["avoided_by_cache"])
+        prefix = flops["avoided_by_cache"] - image
+        assert image in (0, flops["vision"])
+        assert 0 <= prefix < flops["prefill"]
         for phase in PHASES:
-            spared = flops["avoided_by_cache"] if phase == "vision" else 0
+            spared = {"vision": image, "prefill": prefix}.get(phase, 0)
             sums["flops_total", phase, policy] += flops[phase] - spared
-        sums["flops_avoided_total", "image"] += flops["avoided_by_cache"]
+        sums["flops_avoided_total", "image"] += image
+        sums["flops_avoided_total", "prefix"] += prefix
         sums["flops_baseline_total", policy] += flops["baseline"]
         sums["flops_saved_total", policy] += max(0, flops["saved"])
         sums["flops_overspent_total", policy] += max(0, -flops["saved"])
@@ -127,6 +131,7 @@ async def test_the_counters_grow_by_exactly_what_the_replies_say(
     )
     assert saved - overspent == net
     assert min(saved, overspent) > 0, "requests of both kinds were meant"
-    assert grown["flops_avoided_total", "image"] > 0, "pictures were meant to come again"
+    for cache in ("image", "prefix"):
+        assert grown["flops_avoided_total", cache] > 0, "pictures were meant to come again"
     executed = sum(each["flops"]["executed"] for each in accounts)
     assert sum(grown[key] for key in grown if key[0] == "flops_total") == executed

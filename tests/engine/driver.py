@@ -93,7 +93,7 @@ class Driver:
             for layer in range(tiny.LAYERS)
             for page in self.ledger.table(seq, layer)
         }
-        assert self.ledger.num_free + len(held) == self.ledger.num_pages
+        assert len(self.ledger._free) + len(held) == self.ledger.num_pages
         cache = self.core.runner.cache
         for seq, rows in cache._lengths.items():
             for layer, count in enumerate(rows):

@@ -1,0 +1,163 @@
+"""Prefixes that earlier requests computed, found again by what they hold.
+
+An entry's rows lie in the KV cache under the id of the sequence that computed them, which may
+still be running: its prefix no longer changes. When that sequence ends, the rows stay in the pool
+under a name of the cache's own, as pages that anybody may take: least recently used first, when
+pages are short or the budget is. A request that goes deeper than an entry replaces it. A salt
+keeps the entries of one caller from another's. Used by the engine's thread alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import OrderedDict
+from collections.abc import Collection
+
+from dyvte.engine.sequence import RequestState, Sequence
+from dyvte.exits.policy import Policy, Reads, exit_of, prune_of
+from dyvte.kv_cache import KVCache
+from dyvte.prefix import Memory, Passage
+
+Key = tuple[str, bytes, tuple[int, ...]]
+"""Salt, content of the images, and the token ids up to the end of the last image."""
+
+
+class PrefixCache:
+    """Entries up to ``max_bytes`` of keys, values and states; 0 keeps nothing."""
+
+    def __init__(self, cache: KVCache, max_bytes: int = 0) -> None:
+        self.max_bytes = max_bytes
+        self._cache = cache
+        self._ledger = cache.ledger
+        self._ledger.give_up = self.lost
+        self._entries: OrderedDict[Key, Memory] = OrderedDict()
+        self._keys: dict[int, Key] = {}  # by the sequence that holds the rows
+        self._names = itertools.count(-1, -1)
+        self._pinned: frozenset[int] = frozenset()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def held(self) -> int:
+        """Bytes of all entries; rows of a running sequence are its own."""
+        kept = [seq for seq in self._keys if seq < 0]
+        pages = sum(self._ledger.held(seq) for seq in kept)
+        states = sum(entry.state_bytes for entry in self._entries.values())
+        return pages * self._ledger.page_size * self._cache.row_bytes + states
+
+    def key(self, state: RequestState) -> Key | None:
+        """What a request's prefix is found by; None if it neither takes nor leaves one."""
+        images = state.request.prompt.image_key
+        if not self.max_bytes or images is None or not _shareable(state):
+            return None
+        ids = state.layout.token_ids[: state.layout.spans[-1].stop]
+        return state.request.cache_salt, images, ids
+
+    def rows(self, key: object) -> int:
+        """Rows that a request with this key would not have to compute."""
+        entry = self._entries.get(key)  # type: ignore[call-overload]
+        return entry.prefix.stop if entry is not None else 0
+
+    def look_up(self, sequence: Sequence) -> bool:
+        """A sequence is about to be computed: show it its source. True if there is one."""
+        key, owner = sequence.owner.prefix_key, sequence.owner
+        sequence.source = None if key is None else self._entries.get(key)
+        if sequence.source is not None and key is not None:
+            self._touch(key)
+        if key is not None and owner.trace is None:
+            owner.prefix_hit = sequence.source is not None
+        return sequence.source is not None
+
+    def pin(self, sequences: Collection[Sequence]) -> None:
+        """These are in prefill: what they take rows from must not go now."""
+        pinned = frozenset(each.source.seq for each in sequences if each.source is not None)
+        if pinned == self._pinned:
+            return
+        self._pinned = pinned
+        for seq in (entry.seq for entry in self._entries.values() if entry.seq < 0):
+            if seq in pinned:
+                self._ledger.need(seq)
+            else:
+                self._ledger.keep(seq)
+
+    def note(self, sequence: Sequence, passage: Passage | None) -> None:
+        """A prefill is over: remember what it computed, if nobody got as deep before."""
+        sequence.source = None
+        key = sequence.owner.prefix_key
+        entry = None if passage is None else passage.memory(sequence.seq)
+        if key is None or entry is None or entry.state_bytes > self.max_bytes:
+            return
+        known = self._entries.get(key)
+        if known is not None and known.depth >= entry.depth:
+            return
+        if known is not None:
+            self._forget(known.seq)
+        self._entries[key] = entry
+        self._keys[sequence.seq] = key
+        self._shrink()
+
+    def retire(self, seq: int) -> None:
+        """A sequence ends. What it holds of a prefix stays; the rest must still be released."""
+        key = self._keys.pop(seq, None)
+        if key is None:
+            return
+        entry = self._entries[key]
+        entry.seq = next(self._names)
+        self._keys[entry.seq] = key
+        rows = entry.rows_per_layer(self._ledger.num_layers)
+        self._cache.keep(seq, entry.seq, rows)
+        if seq in self._pinned:
+            self._pinned = self._pinned - {seq} | {entry.seq}
+            self._ledger.need(entry.seq)
+        self._shrink()
+
+    def lost(self, seq: int) -> None:
+        """The pages of ``seq`` are taken away: so is its entry, if it is one's."""
+        self._forget(seq)
+        self._cache.release(seq)
+
+    def clear(self) -> None:
+        """Give up every entry."""
+        for seq in list(self._keys):
+            self._forget(seq)
+
+    def _touch(self, key: Key) -> None:
+        self._entries.move_to_end(key)
+        seq = self._entries[key].seq
+        if seq < 0 and seq not in self._pinned:
+            self._ledger.keep(seq)
+
+    def _shrink(self) -> None:
+        """Back into the budget; what is in use or belongs to a running sequence stays."""
+        for entry in list(self._entries.values()):
+            if self.held <= self.max_bytes:
+                return
+            if entry.seq < 0 and entry.seq not in self._pinned:
+                self._forget(entry.seq)
+
+    def _forget(self, seq: int) -> None:
+        key = self._keys.pop(seq, None)
+        if key is None:
+            return
+        del self._entries[key]
+        if seq < 0:
+            self._cache.release(seq)
+
+
+def _shareable(state: RequestState) -> bool:
+    """True if the rows before the question depend on nothing behind them.
+
+    Rules that rank rows or look at attention may ask for any row at any layer. Gates see the text
+    between the images and the last token, and earlier text where there is none.
+    """
+    layout = state.layout
+    return (
+        layout.visual_rows > 0
+        and layout.rows - layout.spans[-1].stop > 1
+        and _reads_no_view(state.policy)
+    )
+
+
+def _reads_no_view(policy: Policy) -> bool:
+    return prune_of(policy) is None and exit_of(policy).reads is not Reads.VIEW
