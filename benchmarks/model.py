@@ -71,12 +71,16 @@ class Tower:
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """The shape of one model."""
+    """The shape of one model.
+
+    ``vocab`` are the tokenizer's tokens, ``table`` the rows of the embedding (as many, if None).
+    """
 
     vision: Tower
     text: Tower
     vocab: int
     image_size: int = IMAGE_SIZE
+    table: int | None = None
 
     @property
     def image_tokens(self) -> int:
@@ -91,6 +95,8 @@ PRESETS = {
     "bench-small": Preset(Tower(384, 1536, 12, 6), Tower(1024, 2816, 16, 16), 8192),
     # The same with 144 visual tokens a picture, for prompts of few and of many.
     "bench-small-144": Preset(Tower(384, 1536, 12, 6), Tower(1024, 2816, 16, 16), 8192, 168),
+    # LLaVA-1.5-7B's shape, for a GPU: 14 GB of bfloat16 (made in float32: 28 GB of memory).
+    "llava-7b": Preset(Tower(1024, 4096, 24, 16), Tower(4096, 11008, 32, 32), 8192, table=32064),
 }
 
 
@@ -122,7 +128,7 @@ def make(preset: Preset, folder: Path, dtype: str, seed: int) -> None:
     )
     folder.mkdir(parents=True, exist_ok=True)
     processor.save_pretrained(folder)
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, max_shard_size="20GB")
     _as_published(folder / "model.safetensors")
 
 
@@ -155,7 +161,7 @@ def _config(preset: Preset, image_token_id: int) -> LlavaConfig:
             num_attention_heads=text.heads,
             num_key_value_heads=text.heads,
             head_dim=text.hidden // text.heads,
-            vocab_size=preset.vocab,
+            vocab_size=preset.table or preset.vocab,
             max_position_embeddings=CONTEXT,
             rms_norm_eps=1e-5,
             bos_token_id=SPECIAL_TOKENS.index(BOS),
