@@ -60,6 +60,7 @@ def draw(points: Points, path: Path) -> None:
     panels[2].set_xscale("log", base=2)
     panels[2].xaxis.set_major_formatter("{x:g}")
     _shares(panels[3], points)
+    path.parent.mkdir(parents=True, exist_ok=True)
     save(figure, path)
 
 

@@ -26,7 +26,7 @@ from benchmarks.curve_report import MARKER, draw, text
 from benchmarks.machine import QUIET_CORES, Origin, Strangers
 from benchmarks.model import PRESETS, ensure
 from benchmarks.peers.campaign import REPEATS
-from benchmarks.peers.page import put
+from benchmarks.peers.page import picture, put
 from benchmarks.peers.processes import Fleet
 from benchmarks.peers.servers import Server
 from benchmarks.points import BATCH, LAYERS, START, TOKENS, Place, Point, Points
@@ -189,10 +189,12 @@ def main() -> int:
         complete = measure(args, points)
     found = text(points)
     print(found)
-    if args.page:
-        put(args.page, MARKER, found)
     if args.figure:
         draw(points, args.figure)
+        if args.page:
+            found += f"\n\n{picture(args.figure, args.page, 'The same as curves')}"
+    if args.page:
+        put(args.page, MARKER, found)
     return 0 if complete else 1
 
 

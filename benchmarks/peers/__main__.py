@@ -24,7 +24,7 @@ from benchmarks.machine import QUIET_CORES
 from benchmarks.peers.campaign import Campaign, plan
 from benchmarks.peers.compare import compare
 from benchmarks.peers.measure import Meter
-from benchmarks.peers.page import peers_text, put
+from benchmarks.peers.page import peers_text, picture, put
 from benchmarks.peers.plots import draw
 from benchmarks.peers.processes import Fleet
 from benchmarks.peers.records import Ledger
@@ -105,13 +105,16 @@ def report(args: argparse.Namespace, peers: Sequence[str], ledger: Ledger) -> No
     """Print the tables; put them and the picture where they were asked for."""
     text = peers_text(ledger, peers)
     print(text)
-    if args.page:
-        put(args.page, MARKER, text)
     if args.figure:
         records = ledger.read()
         measured = {each.entry for each in records if each.workload != CAPACITY.name}
         entries = sorted(measured, key=lambda name: (name in peers, _order(records, name)))
         draw(compare(records, peers), entries, peers, args.figure)
+        if args.page:
+            shown = picture(args.figure, args.page, "Medians, smallest and largest of the rounds")
+            text = f"{text}\n\n{shown}"
+    if args.page:
+        put(args.page, MARKER, text)
 
 
 def _order(records: Sequence[Any], name: str) -> int:

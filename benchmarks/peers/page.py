@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,11 @@ def put(page: Path, name: str, text: str) -> None:
     if not opened or not closed:
         raise ValueError(f"{page}: no {first} … {last}")
     page.write_text(f"{head}{first}\n\n{text.strip()}\n\n{last}{tail}", encoding="utf-8")
+
+
+def picture(path: Path, page: Path, says: str) -> str:
+    """A picture at ``path``, as ``page`` shows it."""
+    return f"![{says}]({Path(os.path.relpath(path, page.parent)).as_posix()})"
 
 
 def peers_text(ledger: Ledger, peers: Sequence[str]) -> str:

@@ -18,7 +18,7 @@ COLUMNS = 4
 
 
 def draw(rows: Sequence[Row], entries: Sequence[str], peers: Sequence[str], path: Path) -> None:
-    """Write a PNG with the first figure of each workload and W1's end-to-end time."""
+    """Write a PNG with the first figure of each workload."""
     shown = _leading(rows)
     lines = -(-len(shown) // COLUMNS)
     figure = new_figure(3.2 * COLUMNS, 2.7 * lines)
@@ -28,6 +28,7 @@ def draw(rows: Sequence[Row], entries: Sequence[str], peers: Sequence[str], path
         _panel(axes, row, entries, colors)
     for axes in panels[len(shown) :]:
         axes.set_axis_off()
+    path.parent.mkdir(parents=True, exist_ok=True)
     save(figure, path)
 
 
