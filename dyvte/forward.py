@@ -15,6 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -54,6 +55,16 @@ class LayerLoop:
     layer: int = 0
     gate_seconds: float = 0.0
     begun: Begun | None = None
+
+    @property
+    def left(self) -> list[tuple[int, int]]:
+        """``(seq, rows)`` of each segment: rows that the layer has still to run."""
+        done = self.begun.rows if self.begun else 0
+        stops = accumulate(self.batch.lengths)
+        return [
+            (segment.seq, min(segment.rows, max(0, stop - done)))
+            for segment, stop in zip(self.batch.segments, stops, strict=True)
+        ]
 
 
 @dataclass(frozen=True, slots=True)

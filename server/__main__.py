@@ -40,6 +40,7 @@ def open_engine(settings: Settings) -> Engine:
         dtype=settings.dtype,
         max_model_len=settings.max_model_len,
         max_num_seqs=settings.max_num_seqs,
+        max_stall_ms=settings.max_stall_ms,
         max_waiting=settings.max_waiting,
         max_waiting_tokens=settings.max_waiting_tokens,
         kv_cache_memory=settings.kv_cache_memory,

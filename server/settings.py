@@ -107,6 +107,14 @@ class Settings(BaseSettings):
         default=None, ge=1, description="prompt rows plus new tokens (default: the model's)"
     )
     max_num_seqs: int = Field(default=64, ge=1, description="sequences that run at once")
+    max_stall_ms: float = Field(
+        default=100.0,
+        ge=0,
+        le=600_000,
+        allow_inf_nan=False,
+        description="longest that prompts which arrive may hold up running streams, per token "
+        "(0: as long as they take)",
+    )
     max_waiting: int = Field(
         default=256, ge=0, description="requests that may wait; more get a 429"
     )

@@ -130,7 +130,8 @@ def test_a_whole_request_through_the_engine(
     driver.core.runner.attention = DenseAttention()
     params = SamplingParams(max_tokens=4, temperature=0, ignore_eos=True, n=choices)
     state = driver.add("r", tiny.prompt(1), params, exits)
-    driver.core.runner.encode([state])
+    runner = driver.core.runner
+    runner.encode(runner.open(state.choices), None)
     total = counted(driver.run)
     report = request_stats(tiny_model.adapter, driver.core.runner.cache, state).flops
     assert report.total - report.vision == total

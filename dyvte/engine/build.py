@@ -14,10 +14,12 @@ from dyvte.engine.capacity import Capacity, plan_capacity
 from dyvte.engine.core import EngineCore
 from dyvte.engine.decode_graphs import DecodeGraphs
 from dyvte.engine.image_cache import ImageCache
+from dyvte.engine.pace import LEAST_ROWS, Pace
 from dyvte.engine.prefix_cache import PrefixCache
 from dyvte.engine.runner import Runner
 from dyvte.engine.scheduler import Limits, Scheduler
 from dyvte.errors import OptionError
+from dyvte.flops import DecoderShape
 from dyvte.kv_cache import KVCache, PagedCache, RunCache
 from dyvte.model import Model
 from dyvte.models.adapter import ModelAdapter
@@ -27,16 +29,23 @@ CPU_PAGE = 64
 CUDA_PAGE = 256  # FlashAttention 2 wants pages of 256 rows
 CPU_SHARE = 0.4  # of the free memory, for KV pages
 CUDA_SHARE = 0.85
+FIRST_ROWS = 256
 WORKSPACE = 1024**3  # left on the device for activations
 
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """What an operator may set; None means: find out."""
+    """What an operator may set; None means: find out.
+
+    ``max_stall_ms`` is the longest that prefills may hold up sequences that decode (0: as long as
+    they take). ``max_step_rows`` bounds the same by rows instead, taken through all layers,
+    whatever time they take.
+    """
 
     max_model_len: int | None = None
     max_num_seqs: int = 64
     kv_cache_memory: int | None = None
+    max_stall_ms: float = 0.0
     max_step_rows: int | None = None
     page_size: int | None = None
     image_cache_memory: int = 0
@@ -55,15 +64,25 @@ def build_core(
         raise OptionError("max_num_seqs", f"must be at least 1, not {settings.max_num_seqs}")
     capacity = _capacity(adapter, settings)
     cache = _cache(adapter, capacity, backend)
-    default_rows = 8192 if adapter.device.type == "cuda" else 1024
-    limits = Limits(settings.max_num_seqs, settings.max_step_rows or default_rows)
-    scheduler = Scheduler(cache.ledger, limits)
-    runner = Runner(adapter, cache, backend, ImageCache(settings.image_cache_memory))
+    scheduler = Scheduler(cache.ledger, Limits(settings.max_num_seqs))
+    images = ImageCache(settings.image_cache_memory)
+    runner = Runner(adapter, cache, backend, _pace(adapter.decoder, settings), images)
     if settings.cuda_graphs and isinstance(cache, PagedCache):
         runner.graphs = _graphs(adapter, cache, backend, settings, capacity.max_model_len)
     prefixes = PrefixCache(cache, settings.prefix_cache_memory)
     grammars = ModelGrammars(model)
     return EngineCore(model, runner, scheduler, capacity.max_model_len, grammars, prefixes)
+
+
+def _pace(shape: DecoderShape, config: EngineConfig) -> Pace:
+    """Before anything was measured a step gets ``FIRST_ROWS`` rows of a layer."""
+    stall, rows, first = config.max_stall_ms / 1000, config.max_step_rows, shape.linear(FIRST_ROWS)
+    if stall < 0:
+        raise OptionError("max_stall_ms", f"must be 0 or more, not {config.max_stall_ms}")
+    if rows is None:
+        return Pace(stall, first)
+    fixed = rows * shape.num_layers * shape.layer(1, rows)
+    return Pace(stall, first, fixed, min(rows, LEAST_ROWS))
 
 
 def _capacity(adapter: ModelAdapter, config: EngineConfig) -> Capacity:

@@ -1,9 +1,8 @@
 """The engine as one breath: plan, run, postprocess. Synchronous; one thread calls it.
 
-Used as it is by offline generation and, behind a thread and queues, by the server. A step that
-raises is run again sequence by sequence, so that the request at fault fails alone and its batch
-mates get the tokens that they would have got without it. Longer than most files: planning,
-running, rescue and ending all turn on the same few dictionaries.
+Used as it is by offline generation and, behind a thread and queues, by the server. A request
+that goes wrong fails alone; ``dyvte.engine.stepping`` runs its batch mates again without it.
+Longer than most files: planning, choosing and ending all turn on the same few dictionaries.
 """
 
 from __future__ import annotations
@@ -22,11 +21,12 @@ from dyvte.engine.fitting import fit
 from dyvte.engine.output import Emission, accept
 from dyvte.engine.prefix_cache import PrefixCache
 from dyvte.engine.report import request_stats
-from dyvte.engine.runner import Output, Prefill, Runner
-from dyvte.engine.scheduler import Plan, Scheduler, Work
+from dyvte.engine.runner import Output, Runner
+from dyvte.engine.scheduler import Scheduler, Work
 from dyvte.engine.sequence import Fit, RequestState, Sequence
 from dyvte.engine.spent import spent_flops
 from dyvte.engine.stats import EngineSnapshot, RequestStats, StepStats
+from dyvte.engine.stepping import Stepper
 from dyvte.errors import DyvteError, GrammarFailed, RequestFailed
 from dyvte.model import Model
 from dyvte.pages import OutOfPages
@@ -58,7 +58,8 @@ class EngineCore:
         self.last_step = StepStats()
         self._ids = itertools.count()
         self._sequences: dict[int, Sequence] = {}
-        self._prefill: Prefill | None = None
+        self._failed: list[Emission] = []
+        self._stepper = Stepper(runner, self.prefixes, self._fail_in_step)
 
     @property
     def has_work(self) -> bool:
@@ -132,19 +133,28 @@ class EngineCore:
             self._preempt(seq)
         if plan.idle:
             return []
-        prefill_rows = sum(work.fresh for work in self.scheduler.group)
-        failed: list[Emission] = []
-        vision = self._admitted(plan, failed)
-        outputs, gates = self._run(plan, failed)
-        emissions = [*failed, *self._postprocess(outputs)]
+        ran = self._stepper.step(
+            self._alive(plan.group),
+            self._alive(plan.decode),
+            self.runner.pace.budget(plan.background) if plan.bounded else None,
+        )
+        said = self._postprocess(ran.outputs)
+        emissions, self._failed = [*self._failed, *said], []
         self.last_step = StepStats(
-            prefill_rows=prefill_rows * plan.layers // self.scheduler.ledger.num_layers,
+            prefill_rows=ran.prefill_rows,
             decode_rows=len(plan.decode),
             seconds=time.perf_counter() - began,
-            gate_seconds=gates,
-            vision_seconds=vision,
+            gate_seconds=ran.gate_seconds,
+            vision_seconds=ran.vision_seconds,
         )
         return emissions
+
+    def _alive(self, seqs: Seq[int]) -> list[Sequence]:
+        return [self._sequences[seq] for seq in seqs]
+
+    def spent(self, state: RequestState) -> int:
+        """FLOPs that the group in flight has run, if the request is in it."""
+        return sum(self._stepper.spent(choice) for choice in state.choices)
 
     def snapshot(self) -> EngineSnapshot:
         """How busy it is now. May be called from other threads: reads only."""
@@ -162,90 +172,6 @@ class EngineCore:
             kv_usage=scheduler.ledger.usage,
             kv_bytes_saved=saved * cache.row_bytes,
         )
-
-    def _admitted(self, plan: Plan, failed: list[Emission]) -> float:
-        """Clocks and images of a group that begins now; a bad image fails its request alone."""
-        if self._prefill is not None or not plan.group:
-            return 0.0
-        group = [self._sequences[seq] for seq in plan.group]
-        for each in group:
-            each.owner.clock.admitted = each.owner.clock.admitted or time.perf_counter()
-        states = [each.owner for each in group if not self.prefixes.look_up(each)]
-        try:
-            return self.runner.encode(states)
-        except Exception:
-            log.exception("vision step failed; encoding one request at a time")
-        for state in states:
-            try:
-                self.runner.encode([state])
-            except Exception as error:
-                failed.append(self._fail(state, error))
-        return 0.0
-
-    def _run(self, plan: Plan, failed: list[Emission]) -> tuple[list[Output], float]:
-        group = [self._sequences[seq] for seq in plan.group if seq in self._sequences]
-        decodes = [self._sequences[seq] for seq in plan.decode if seq in self._sequences]
-        before = {each.seq: self.runner.cache.lengths(each.seq) for each in decodes}
-        if not group and not decodes:
-            return [], 0.0
-        try:
-            if plan.joined:
-                return self._timed_run(group, decodes)
-            outputs, gates = self._advance(group, plan.layers)
-            if decodes:
-                outputs += self.runner.run([], decodes)[0]
-            return outputs, gates
-        except Exception as error:
-            log.exception("engine step failed; running its sequences one at a time")
-            short = isinstance(error, torch.OutOfMemoryError)
-        if short and torch.cuda.is_available():
-            torch.cuda.empty_cache()  # not above: there the error still holds the step's tensors
-        self._prefill = None
-        self.runner.cache.rewind(before | {each.seq: self._empty() for each in group})
-        return self._alone(group, decodes, failed), 0.0
-
-    def _timed_run(
-        self, group: Seq[Sequence], decodes: Seq[Sequence]
-    ) -> tuple[list[Output], float]:
-        began = time.perf_counter()
-        outputs, gates = self.runner.run(group, decodes)
-        for each in group:
-            each.owner.clock.prefill += time.perf_counter() - began
-        return outputs, gates
-
-    def _advance(self, group: list[Sequence], layers: int) -> tuple[list[Output], float]:
-        """Some layers of a group that is cut, and the seconds in their gates.
-
-        The outputs come with the last layer.
-        """
-        if not group:
-            return [], 0.0
-        if self._prefill is None:
-            self._prefill = self.runner.begin(group)
-        prefill, before = self._prefill, self._prefill.state.gate_seconds
-        outputs = self.runner.advance(prefill, layers)
-        if self.scheduler.advanced(layers):
-            for each in group:
-                each.owner.clock.prefill += prefill.seconds
-            self._prefill = None
-        return outputs, prefill.state.gate_seconds - before
-
-    def _alone(
-        self, group: Seq[Sequence], decodes: Seq[Sequence], failed: list[Emission]
-    ) -> list[Output]:
-        """Every sequence of a failed step by itself; those that raise again fail."""
-        outputs: list[Output] = []
-        for sequence in [*group, *decodes]:
-            if sequence.finish_reason is not None:
-                continue  # another choice of its request has just failed
-            before = self.runner.cache.lengths(sequence.seq)
-            parts = ([sequence], []) if sequence in group else ([], [sequence])
-            try:
-                outputs += self.runner.run(*parts)[0]
-            except Exception as error:
-                self.runner.cache.rewind({sequence.seq: before})
-                failed.append(self._fail(sequence.owner, error))
-        return [out for out in outputs if out.sequence.finish_reason is None]
 
     def _postprocess(self, outputs: Seq[Output]) -> list[Emission]:
         """Settle prefills, sample, fork choices, end what ends."""
@@ -323,16 +249,16 @@ class EngineCore:
         self._forget(sequence)
 
     def _forget(self, sequence: Sequence) -> None:
-        if self._prefill is not None and sequence in self._prefill.sequences:
-            self.runner.leave(self._prefill, sequence)
-            if not self._prefill.sequences:
-                self._prefill = None
+        self._stepper.leave(sequence)
         self.prefixes.retire(sequence.seq)
         self.scheduler.remove(sequence.seq)
         self.runner.cache.release(sequence.seq)
         self._sequences.pop(sequence.seq, None)
         if sequence.owner.done:
             sequence.owner.image_rows = None
+
+    def _fail_in_step(self, state: RequestState, error: Exception) -> None:
+        self._failed.append(self._fail(state, error))
 
     def _fail(self, state: RequestState, error: Exception) -> Emission:
         """End a request whose own step raised; the cause goes to the log, not to the user."""
@@ -350,27 +276,18 @@ class EngineCore:
     def _close_account(self, state: RequestState) -> None:
         """What a request that is given up has cost so far, unless it had ended."""
         if state.spent is None and not state.done:
-            state.spent = spent_flops(self.model.adapter, state, self._prefill)
+            state.spent = spent_flops(self.model.adapter, state, self._stepper.prefill)
 
     def _preempt(self, seq: int) -> None:
         sequence = self._sequences[seq]
         self.prefixes.lost(seq)
         group = [self._sequences[work.seq] for work in self.scheduler.group]
         if any(each.source is not None and each.source.seq == seq for each in group):
-            self._restart(group)
+            self._stepper.restart()
         self.scheduler.wait_again(self._work(sequence))
 
     def _work(self, sequence: Sequence) -> Work:
         return Work(sequence.seq, sequence.rows, prefix=sequence.owner.prefix_key)
-
-    def _restart(self, group: Seq[Sequence]) -> None:
-        """A prefill in flight has lost the rows that it is taking: begin again, without them."""
-        self._prefill = None
-        self.scheduler.group_layer = 0
-        self.runner.cache.rewind({each.seq: self._empty() for each in group})
-
-    def _empty(self) -> list[int]:
-        return [0] * self.scheduler.ledger.num_layers
 
     def stats_of(self, state: RequestState) -> RequestStats:
         """The account of a finished request."""

@@ -370,6 +370,7 @@ def open_engine(
     token_order: str | None = None,
     max_waiting_tokens: int = 262_144,
     prefix_cache_memory: int = 0,
+    max_stall_ms: float = 100.0,
 ) -> AsyncEngine:
     """Load a model and wire an engine around it. Blocking. Raises ModelError, OptionError.
 
@@ -384,6 +385,7 @@ def open_engine(
         kv_cache_memory=kv_cache_memory,
         image_cache_memory=image_cache_memory,
         prefix_cache_memory=prefix_cache_memory,
+        max_stall_ms=max_stall_ms,
     )
     core = build_core(loaded, config)
     return AsyncEngine(core, describe(loaded, core), max_waiting, shadows, max_waiting_tokens)

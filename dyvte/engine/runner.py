@@ -16,9 +16,12 @@ from dyvte import forward as loop
 from dyvte.attention import AttentionBackend
 from dyvte.engine.decode_graphs import DecodeGraphs, DecodeRow
 from dyvte.engine.image_cache import ImageCache
+from dyvte.engine.pace import Pace
+from dyvte.engine.pictures import Pictures, Seen
+from dyvte.engine.pieces import rows_within, work_of
 from dyvte.engine.scoring import score_prompts
-from dyvte.engine.sequence import RequestState, Sequence
-from dyvte.exits.policy import Off
+from dyvte.engine.sequence import Sequence
+from dyvte.exits.policy import Off, exit_of
 from dyvte.kv_cache import KVCache
 from dyvte.models.adapter import ModelAdapter
 from dyvte.packing import Part, Segment, pack
@@ -28,11 +31,22 @@ from dyvte.trace import SequenceTrace
 
 @dataclass(slots=True)
 class Prefill:
-    """A prefill group in flight, between two of its layers."""
+    """A prefill group in flight: its images, then its layers, piece by piece.
+
+    ``loop`` is None until its images are encoded; ``flops`` is what all of it has run so far.
+    """
 
     sequences: list[Sequence]
-    state: loop.LayerLoop
+    pictures: Pictures
+    loop: loop.LayerLoop | None = None
     seconds: float = 0.0
+    flops: int = 0
+    row_layers: int = 0
+
+    @property
+    def gate_seconds(self) -> float:
+        """Seconds of it in exit gates."""
+        return self.loop.gate_seconds if self.loop else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,80 +67,107 @@ class Runner:
         model: ModelAdapter,
         cache: KVCache,
         attention: AttentionBackend,
+        pace: Pace,
         images: ImageCache | None = None,
     ) -> None:
         self.model = model
         self.cache = cache
         self.attention = attention
+        self.pace = pace
         self.images = ImageCache(0) if images is None else images
         self.graphs: DecodeGraphs | None = None
 
-    def encode(self, requests: Seq[RequestState]) -> float:
-        """Run the vision tower for requests that still need it, together; return the seconds.
+    def open(self, sequences: Seq[Sequence]) -> Prefill:
+        """Begin with a group: find what its prompts show in the cache, or note it to be encoded.
 
-        Images that were seen before, or that another of these requests shows, are not run again.
+        Those that take the rows of their images from another sequence need none.
         """
-        todo = [state for state in requests if state.image_rows is None]
-        pictured = [state for state in todo if state.layout.spans]
-        unseen = [state for state in pictured if not self._found(state)]
-        first = {_identity(state): state for state in reversed(unseen)}
-        alone = [state for state in unseen if first[_identity(state)] is state]
+        owners = {id(each.owner): each.owner for each in sequences if each.source is None}
+        return Prefill(list(sequences), Pictures(self.model, self.images, [*owners.values()]))
+
+    def encode(self, prefill: Prefill, work: int | None) -> Seen:
+        """Run the vision tower over as many of a group's images as ``work`` allows, or one."""
+        seen = prefill.pictures.encode(self.pace, work)
+        prefill.flops += seen.flops
+        return seen
+
+    def whole(self, prefill: Prefill) -> int:
+        """Work of all layers of a group, as far as it can be told beforehand."""
+        return sum(self._whole(each) for each in prefill.sequences)
+
+    def _whole(self, sequence: Sequence) -> int:
+        """If nothing leaves; of rows that are there already, if none comes back."""
+        shape, rows, source = self.model.decoder, sequence.rows, sequence.source
+        if source is None:
+            return shape.num_layers * shape.layer(rows, rows)
+        leave, fresh = exit_of(sequence.policy), rows - source.prefix.stop
+        known = source.depth + 1
+        if source.images is None or any(leave.may_fire(layer) for layer in range(known)):
+            known = shape.num_layers
+        above = shape.num_layers - known
+        return known * shape.layer(fresh, rows) + above * shape.layer(rows, rows)
+
+    def advance(self, prefill: Prefill, work: int | None, must: bool) -> list[Output]:
+        """Run rows and layers of a group that cost no more than ``work`` (None: all that is left).
+
+        With ``must`` a piece runs however small ``work`` is. The outputs come with the last layer.
+        """
         began = time.perf_counter()
-        rows = self.model.encode_images([state.images for state in alone]) if alone else []
-        seconds = time.perf_counter() - began
-        for state, image_rows in zip(alone, rows, strict=True):
-            state.image_rows = image_rows
-            self._keep(state)
-        for state in unseen:
-            state.clock.vision += seconds
-            twin = first[_identity(state)]
-            if state is not twin:
-                state.image_rows, state.image_hit = twin.image_rows, True
-        for state in todo:
-            state.image_rows = state.image_rows or []
-        return seconds if alone else 0.0
-
-    def _found(self, state: RequestState) -> bool:
-        """Take the rows of its images from the cache, if it may be asked and has them."""
-        key = state.request.prompt.image_key
-        if key is None or not self.images.max_bytes:
-            return False
-        state.image_rows = self.images.get(state.request.cache_salt, key)
-        state.image_hit = state.image_rows is not None
-        return state.image_hit
-
-    def _keep(self, state: RequestState) -> None:
-        key = state.request.prompt.image_key
-        if key is not None and state.image_rows:
-            self.images.put(state.request.cache_salt, key, state.image_rows)
-
-    def begin(self, sequences: Seq[Sequence]) -> Prefill:
-        """Embed and pack the prompts of a group."""
-        began = time.perf_counter()
-        batch = pack([self._prompt(each) for each in sequences])
-        passages = [self._passage(each) for each in sequences]
-        state = loop.start(self.model, batch, [each.policy for each in sequences], passages)
-        return Prefill(list(sequences), state, time.perf_counter() - began)
-
-    def advance(self, prefill: Prefill, layers: int) -> list[Output]:
-        """Run some layers of a group; the outputs come with the last layer."""
-        began = time.perf_counter()
-        stop = min(prefill.state.layer + layers, self.model.decoder.num_layers)
-        loop.advance(self.model, prefill.state, self.cache, self.attention, stop)
+        state = prefill.loop or self._begin(prefill)
+        spent = 0
+        while state.layer < self.model.decoder.num_layers:
+            left = work if work is None else work - spent
+            rows, cost = self._next_piece(state, left, must and not spent)
+            if not rows:
+                break
+            loop.advance_rows(self.model, state, self.cache, self.attention, rows)
+            spent += cost
+            prefill.row_layers += rows
         outputs: list[Output] = []
-        if stop == self.model.decoder.num_layers:
-            score_prompts(self.model, prefill.state.batch, prefill.sequences)
-            out = loop.finish(self.model, prefill.state)
-            outputs = _outputs(prefill.sequences, out, prefill.state.passages)
-        prefill.seconds += time.perf_counter() - began
+        if state.layer == self.model.decoder.num_layers:
+            score_prompts(self.model, state.batch, prefill.sequences)
+            out = loop.finish(self.model, state)
+            outputs = _outputs(prefill.sequences, out, state.passages)
+        seconds = self._seconds_since(began)
+        self.pace.layers.learn(spent, seconds)
+        prefill.seconds += seconds
+        prefill.flops += spent
         return outputs
+
+    def _begin(self, prefill: Prefill) -> loop.LayerLoop:
+        """Embed and pack the prompts of a group."""
+        batch = pack([self._prompt(each) for each in prefill.sequences])
+        policies = [each.policy for each in prefill.sequences]
+        passages = [self._passage(each) for each in prefill.sequences]
+        prefill.loop = loop.start(self.model, batch, policies, passages)
+        return prefill.loop
+
+    def _next_piece(self, state: loop.LayerLoop, work: int | None, must: bool) -> tuple[int, int]:
+        """How many of the layer's rows run next, and what they cost."""
+        shape, least = self.model.decoder, self.pace.least
+        left = [(rows, self.cache.length(seq, state.layer)) for seq, rows in state.left]
+        if state.begun is None:  # what is known already is put there when the layer begins
+            known = [each.cached(state.layer) if each else 0 for each in state.passages]
+            left = [(rows, keys) for (rows, _), keys in zip(left, known, strict=True)]
+        if work is None:
+            rows = sum(count for count, _ in left)
+        else:
+            rows = rows_within(shape, left, work, least, must)
+        return rows, work_of(shape, left, rows, least)
+
+    def _seconds_since(self, began: float) -> float:
+        if self.model.device.type == "cuda":
+            torch.cuda.synchronize(self.model.device)
+        return time.perf_counter() - began
 
     def leave(self, prefill: Prefill, sequence: Sequence) -> None:
         """Take an aborted sequence out of a group in flight."""
         index = prefill.sequences.index(sequence)
-        if len(prefill.sequences) > 1:
-            loop.drop(prefill.state, index)
+        if prefill.loop is not None and len(prefill.sequences) > 1:
+            loop.drop(prefill.loop, index)
         del prefill.sequences[index]
+        if all(each.owner is not sequence.owner for each in prefill.sequences):
+            prefill.pictures.leave(sequence.owner)
 
     def run(self, prefills: Seq[Sequence], decodes: Seq[Sequence]) -> tuple[list[Output], float]:
         """Prefills and decodes in one packed forward; also the seconds spent in gates.
@@ -136,6 +177,7 @@ class Runner:
         if self.graphs is not None and not prefills:
             logits = self.graphs.run([_decode_row(each) for each in decodes])
             return [Output(*each) for each in zip(decodes, logits, strict=True)], 0.0
+        began = time.perf_counter()
         parts = [self._prompt(each) for each in prefills]
         if decodes:
             parts += self._next_rows(decodes)
@@ -143,9 +185,20 @@ class Runner:
         passages = [self._passage(each) for each in prefills]
         state = loop.start(self.model, pack(parts), policies, passages)
         loop.advance(self.model, state, self.cache, self.attention, self.model.decoder.num_layers)
+        if prefills:
+            self._learn(state, len(prefills), len(decodes), began)
         score_prompts(self.model, state.batch, prefills)
         out = loop.finish(self.model, state)
         return _outputs([*prefills, *decodes], out, passages), out.gate_seconds
+
+    def _learn(self, state: loop.LayerLoop, prefills: int, decodes: int, began: float) -> None:
+        """The pace of a whole prefill; keys of the decodes beside it hardly count."""
+        shape = self.model.decoder
+        ran = state.traces[:prefills]
+        work = sum(shape.prefill(trace.tokens_per_layer) for trace in ran)
+        work -= sum(shape.spared(trace.tokens_per_layer, trace.cached_per_layer) for trace in ran)
+        work += shape.num_layers * shape.linear(decodes)
+        self.pace.layers.learn(work, self._seconds_since(began))
 
     def _prompt(self, sequence: Sequence) -> Part:
         """All rows of a prompt that must run, with what was generated before a preemption."""
@@ -186,13 +239,6 @@ def _decode_row(sequence: Sequence) -> DecodeRow:
     """Generated tokens have no image, so every axis counts alike."""
     position = sequence.rows - 1 + sequence.owner.layout.delta
     return DecodeRow(sequence.seq, sequence.token_ids[-1], position)
-
-
-def _identity(state: RequestState) -> tuple[str, bytes] | int:
-    """The same for requests that may share their images' rows."""
-    if state.image_hit is None:
-        return id(state)
-    return state.request.cache_salt, state.request.prompt.image_key or b""
 
 
 def _outputs(

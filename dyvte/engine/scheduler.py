@@ -1,10 +1,11 @@
 """Who runs in the next step: pure integers, no tensors, no clock.
 
 Waiting requests are admitted first come, first served, while seats and pages last; a prompt is
-reserved as if nothing exits. Prefills join the running decodes in one packed step; a prefill
-larger than the step's budget is cut by layers (never by tokens: the exit decision needs the last
-one) while the decodes step in between. When the pool runs dry the youngest sequence gives its
-pages back and is recomputed later.
+reserved as if nothing exits. Those that wait together become one group, which crosses the layers
+together; who comes later waits for the next. While others decode, a group's step is bounded: the
+runner cuts it by images, layers and rows (see ``dyvte.engine.pieces``), and every running
+sequence decodes in between. When the pool runs dry the youngest sequence gives its pages back and
+is recomputed later.
 """
 
 from __future__ import annotations
@@ -18,14 +19,9 @@ from dyvte.pages import OutOfPages, PageLedger
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The step's budgets.
-
-    ``max_step_rows`` bounds the rows (times the share of layers) that a step's prefill may add
-    while others decode; ``max_group_rows`` the rows of one prefill group when nobody does.
-    """
+    """Seats, and the rows of one prefill group (more only where a single prompt is larger)."""
 
     max_num_seqs: int = 64
-    max_step_rows: int = 1024
     max_group_rows: int = 8192
 
 
@@ -36,8 +32,8 @@ class Work:
     ``cached`` of the rows need not run. Sequences of one ``prefix`` share them: of several that
     wait while nothing is cached yet, one goes first.
 
-    ``background``: its steps stay within the budget even if nobody waits now, so that whoever
-    comes meanwhile does not wait long.
+    ``background``: its steps are bounded even if nobody waits now, so that whoever comes
+    meanwhile does not wait long.
     """
 
     seq: int
@@ -55,15 +51,16 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One step. ``group`` are the sequences in prefill, ``layers`` how many of theirs run now.
+    """One step. ``group`` are the sequences in prefill, ``decode`` those that get a token.
 
-    ``joined`` is True if the group runs whole in this step, in one packed forward with the
-    decodes; ``preempted`` have lost their pages and wait again.
+    ``bounded``: somebody waits for the step to end, so the group runs no more than the budget of
+    a stall. ``background``: nobody does yet, but might soon. ``preempted`` have lost their pages
+    and wait again.
     """
 
     group: tuple[int, ...] = ()
-    layers: int = 0
-    joined: bool = False
+    bounded: bool = False
+    background: bool = False
     decode: tuple[int, ...] = ()
     preempted: tuple[int, ...] = ()
 
@@ -82,7 +79,6 @@ class Scheduler:
     waiting: deque[Work] = field(default_factory=deque)
     running: list[int] = field(default_factory=list)
     group: list[Work] = field(default_factory=list)
-    group_layer: int = 0
     cached_rows: Callable[[Hashable], int] = lambda prefix: 0
 
     @property
@@ -102,25 +98,18 @@ class Scheduler:
         preempted = self._grow_running(kv_rows)
         if not self.group and not preempted:
             self._admit()
-        layers = self._layers_now()
+        background = any(work.background for work in self.group)
         return Plan(
             group=tuple(work.seq for work in self.group),
-            layers=layers,
-            joined=layers == self.ledger.num_layers,
+            bounded=bool(self.group) and (background or bool(self.running)),
+            background=background,
             decode=tuple(self.running),
             preempted=tuple(preempted),
         )
 
-    def advanced(self, layers: int) -> bool:
-        """Note that the group ran ``layers`` layers; True if that was the last one."""
-        self.group_layer += layers
-        return self.group_layer >= self.ledger.num_layers
-
     def prefilled(self, seq: int, kv_rows: Sequence[int]) -> None:
         """A sequence of the group has its first logits: settle its pages and let it decode."""
         self.group = [work for work in self.group if work.seq != seq]
-        if not self.group:
-            self.group_layer = 0
         self.ledger.settle(seq, kv_rows)
         self.running.append(seq)
 
@@ -136,8 +125,6 @@ class Scheduler:
         """Finished, failed or aborted: forget it and return its pages, wherever it was."""
         self.waiting = deque(work for work in self.waiting if work.seq != seq)
         self.group = [work for work in self.group if work.seq != seq]
-        if not self.group:
-            self.group_layer = 0
         if seq in self.running:
             self.running.remove(seq)
         self.ledger.release(seq)
@@ -159,14 +146,12 @@ class Scheduler:
 
     def _admit(self) -> None:
         """Fill a new group from the head of the line; never skip over anybody."""
-        budget = self.limits.max_step_rows if self.running else self.limits.max_group_rows
         seats = self.limits.max_num_seqs - len(self.running)
         rows = 0
         while self.waiting:
             work = self._informed(self.waiting[0])
-            if work.copies > seats or (self.group and rows + work.fresh > budget):
-                return
-            if self._waits_for_group(work):
+            full = bool(self.group) and rows + work.fresh > self.limits.max_group_rows
+            if work.copies > seats or full or self._waits_for_group(work):
                 return
             if not self.ledger.fits(work.rows + 1, work.copies) or not self._leaves_room(work):
                 return
@@ -190,12 +175,3 @@ class Scheduler:
         """A page per layer stays for each running sequence, or admission would preempt it."""
         needed = work.copies * self.ledger.pages_for(work.rows + 1) + len(self.running)
         return needed * self.ledger.num_layers <= self.ledger.num_free or not self.running
-
-    def _layers_now(self) -> int:
-        """Layers of the group that fit this step's budget (all, if nobody else waits for it)."""
-        left = self.ledger.num_layers - self.group_layer
-        rows = sum(work.fresh for work in self.group)
-        alone = not self.running and not any(work.background for work in self.group)
-        if not rows or alone or rows + len(self.running) <= self.limits.max_step_rows:
-            return left if rows else 0
-        return min(left, max(1, self.ledger.num_layers * self.limits.max_step_rows // rows))

@@ -175,14 +175,7 @@ class Shadows:
     def _spent(self, state: RequestState) -> int:
         if state.trace is not None:
             return self._core.stats_of(state).flops.executed
-        if state.clock.admitted is None:
-            return 0
-        shape, layers = self._core.model.adapter.decoder, self._core.scheduler.group_layer
-        rows, source = [state.layout.rows] * layers, state.choices[0].source
-        prefill = shape.prefill(rows)
-        if source is not None:
-            prefill -= shape.spared(rows, source.rows_per_layer(shape.num_layers))
-        return state.layout.vision_flops - state.vision_flops_spared + prefill
+        return self._core.spent(state)
 
     def _end(self, shadow: Shadow, outcome: ShadowOutcome) -> None:
         self._tell(ShadowStats(shadow.policy, outcome, shadow.flops))

@@ -34,9 +34,9 @@ def spent_flops(model: ModelAdapter, state: RequestState, group: Prefill | None)
 
 
 def _in_flight(state: RequestState, group: Prefill | None) -> tuple[SequenceTrace, int]:
-    """Of a prefill between two of its layers: its trace, and how many layers have run."""
-    if group is not None:
-        for sequence, trace in zip(group.sequences, group.state.traces, strict=True):
+    """Of a prefill on its way through the layers: its trace, and how many have run."""
+    if group is not None and group.loop is not None:
+        for sequence, trace in zip(group.sequences, group.loop.traces, strict=True):
             if sequence.owner is state:
-                return trace, group.state.layer
+                return trace, group.loop.layer
     return SequenceTrace(), 0

@@ -83,6 +83,19 @@ class ModelAdapter(ABC):
         ``[V_i, d]``, or ``[V_i, (1 + K)·d]`` where K deepstack levels follow the embedding.
         """
 
+    def split_images(self, images: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+        """A prompt's images in parts that the tower may see one by one, at different times.
+
+        Each part is what ``encode_images`` and ``vision_flops`` take; ``join_images`` puts the
+        parts' rows together. One part, unless a family knows that its tower looks at each alone.
+        """
+        return [images]
+
+    def join_images(self, images: Mapping[str, Any], rows: Sequence[list[Tensor]]) -> list[Tensor]:
+        """Rows of each image from those of the parts of ``split_images``, in order."""
+        del images
+        return [image for part in rows for image in part]
+
     @abstractmethod
     def embed_tokens(self, token_ids: Tensor) -> Tensor:
         """Text ids ``[n]`` → ``[n, d]``."""

@@ -106,7 +106,6 @@ class Driver:
         assert not cache._lengths
         assert isinstance(cache, PagedCache) or (isinstance(cache, RunCache) and not cache._runs)
         assert [*scheduler.waiting, *scheduler.running, *scheduler.group] == []
-        assert scheduler.group_layer == 0
         assert not self.core._sequences
-        assert self.core._prefill is None
+        assert self.core._stepper.prefill is None
         assert all(state.image_rows is None for state in self.states.values())

@@ -303,7 +303,9 @@ def test_a_source_that_is_preempted_takes_its_rows_along(
     driver.step()
     (work,) = driver.core.scheduler.group
     assert work.cached == 12
-    assert driver.core.scheduler.group_layer > 0
+    group = driver.core._stepper.prefill
+    assert group is not None
+    assert group.flops > 0
     source = driver.states["source"].choices[0].seq
     driver.core.scheduler.running.remove(source)
     driver.ledger.release(source)

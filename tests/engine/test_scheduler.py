@@ -4,25 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from dyvte.engine.pieces import rows_within, work_of
 from dyvte.engine.scheduler import Limits, Plan, Scheduler, Work
+from dyvte.flops import DecoderShape
 from dyvte.pages import PageLedger
 
-LAYERS, PAGE = 4, 8
+LAYERS, PAGE, LEAST = 4, 8, 8
+
+
+SHAPE = DecoderShape(LAYERS, 8, 16, 2, 2, 4, 10)
+ROW = SHAPE.linear(1)
 
 
 class Toy:
-    """A scheduler with the least of an engine around it: rows are counted, nothing is computed."""
+    """A scheduler with the least of an engine around it: rows are counted, nothing is computed.
 
-    def __init__(self, pages: int = 1000, **limits: int) -> None:
+    ``budget`` is the work that a bounded step may do; ``ran`` lists what each step's group did.
+    """
+
+    def __init__(self, pages: int = 1000, budget: int = 10**9, **limits: int) -> None:
         self.scheduler = Scheduler(PageLedger(pages, PAGE, LAYERS), Limits(**limits))
         self.rows: dict[int, int] = {}
         self.left: dict[int, tuple[int, int]] = {}
-        self.layers: dict[int, int] = {}
+        self.budget = budget
+        self.ran: list[int] = []
+        self._begun: tuple[int, ...] = ()
+        self._layer = self._done = 0
 
     def add(self, *rows: int) -> None:
         for each in rows:
@@ -47,13 +58,30 @@ class Toy:
             self.scheduler.wait_again(Work(seq, self.rows[seq]))
         for seq in plan.decode:
             self.rows[seq] += 1
-        for seq in plan.group:
-            self.layers[seq] = self.layers.get(seq, 0) + plan.layers
-        if plan.group and (plan.joined or self.scheduler.advanced(plan.layers)):
+        self.ran.append(self._advance(plan))
+        if plan.group and self._layer == LAYERS:
             for seq in plan.group:
-                assert self.layers.pop(seq) == LAYERS, "it decodes before its prefill has ended"
                 self.scheduler.prefilled(seq, self.kv_rows(seq))
         return plan
+
+    def _advance(self, plan: Plan) -> int:
+        """Rows and layers of the group, within the budget if the step is bounded."""
+        if not set(plan.group) & set(self._begun):
+            self._begun, self._layer, self._done = plan.group, 0, 0
+        spent = 0
+        total = sum(self.rows[seq] for seq in plan.group)
+        while plan.group and self._layer < LAYERS:
+            left = [(total - self._done, self._done)]
+            rows = left[0][0]
+            if plan.bounded:
+                rows = rows_within(SHAPE, left, self.budget - spent, LEAST, not spent)
+            if not rows:
+                break
+            spent += work_of(SHAPE, left, rows, LEAST)
+            self._done += rows
+            if self._done >= total:
+                self._layer, self._done = self._layer + 1, 0
+        return spent
 
 
 def test_first_come_first_served() -> None:
@@ -70,51 +98,52 @@ def test_nobody_is_skipped_over_for_being_large() -> None:
     toy.scheduler.ledger.release(99)
 
 
-def test_prefills_join_the_running_decodes_in_one_step() -> None:
+def test_an_empty_engine_takes_a_prompt_of_any_size_whole() -> None:
+    toy = Toy(budget=ROW, max_group_rows=8)
+    toy.add(100)
+    assert toy.step() == Plan(group=(0,))
+    assert toy.scheduler.running == [0]
+
+
+def test_a_prefill_is_bounded_while_others_decode() -> None:
     toy = Toy()
     toy.add(5)
-    assert toy.step() == Plan(group=(0,), layers=LAYERS, joined=True)
+    toy.step()
     toy.add(7)
-    assert toy.step() == Plan(group=(1,), layers=LAYERS, joined=True, decode=(0,))
+    assert toy.step() == Plan(group=(1,), bounded=True, decode=(0,))
     assert toy.step() == Plan(decode=(0, 1))
 
 
-def test_an_empty_engine_takes_a_prompt_of_any_size_whole() -> None:
-    toy = Toy(max_step_rows=8, max_group_rows=8)
-    toy.add(100)
-    assert toy.step() == Plan(group=(0,), layers=LAYERS, joined=True)
-
-
-@pytest.mark.parametrize(("rows", "layers"), [(8, [4]), (16, [2, 2]), (24, [1] * 4), (99, [1] * 4)])
-def test_a_long_prefill_is_cut_by_layers_while_others_decode(rows: int, layers: list[int]) -> None:
-    toy = Toy(max_step_rows=9)
-    toy.add(2)
-    toy.step()
-    toy.add(rows)
-    plans = [toy.step() for _ in layers]
-    assert [plan.layers for plan in plans] == layers
-    assert all(plan.decode == (0,) and plan.group == (1,) for plan in plans)
-    assert [plan.joined for plan in plans] == [count == LAYERS for count in layers]
-    assert toy.step().decode == (0, 1)
+def test_one_in_the_background_is_bounded_though_nobody_waits() -> None:
+    toy = Toy()
+    toy.rows[0] = 5
+    toy.scheduler.add(Work(0, 5, background=True))
+    assert toy.step() == Plan(group=(0,), bounded=True, background=True)
 
 
 def test_when_the_decodes_end_the_rest_of_a_cut_prefill_runs_at_once() -> None:
-    toy = Toy(max_step_rows=4)
+    toy = Toy(budget=40 * ROW)
     toy.add(2)
     toy.step()
     toy.add(40)
-    assert toy.step().layers == 1
+    assert toy.step().bounded
+    assert toy.scheduler.group
     toy.scheduler.remove(0)
-    assert toy.step() == Plan(group=(1,), layers=3)
+    assert toy.step() == Plan(group=(1,))
+    assert toy.scheduler.running == [1]
 
 
-def test_nobody_joins_a_group_in_flight() -> None:
+def test_those_that_wait_together_go_together_and_nobody_joins_a_group_in_flight() -> None:
     """Its sequences are between two layers; the next group waits."""
-    toy = Toy(max_step_rows=4)
+    toy = Toy(budget=60 * ROW)
     toy.add(2)
     toy.step()
-    toy.add(40, 1)
-    assert [toy.step().group for _ in range(5)] == [(1,)] * 4 + [(2,)]
+    toy.add(40)
+    toy.step()
+    toy.add(1, 2, 3)
+    groups = [toy.step().group for _ in range(8)]
+    assert groups[0] == (1,)
+    assert next(group for group in groups if group != (1,)) == (2, 3, 4)
 
 
 def test_seats_are_counted_in_choices() -> None:
@@ -172,51 +201,49 @@ def test_an_exit_lets_one_more_in() -> None:
         assert plan.group == admitted
 
 
-def work_of(toy: Toy, plan: Plan) -> int:
-    """Rows times layers of a step's prefill."""
-    return sum(toy.rows[seq] for seq in plan.group) * plan.layers
-
-
 LENGTHS = st.lists(st.integers(1, 400), min_size=1, max_size=8)
 
 
-@given(first=LENGTHS, later=LENGTHS, every=st.integers(1, 5), budget=st.integers(4, 64))
-def test_no_prefill_keeps_a_running_stream_waiting_for_longer_than_a_bounded_step(
+@given(first=LENGTHS, later=LENGTHS, every=st.integers(1, 5), budget=st.integers(1, 300))
+def test_neither_decodes_nor_prefills_starve(
     first: list[int], later: list[int], every: int, budget: int
 ) -> None:
-    """Whoever decodes does so in every step, beside no more prefill than the budget, or one layer
-    of one request where that alone exceeds it."""
-    toy = Toy(pages=100_000, max_step_rows=budget)
+    """Whoever decodes does so in every step, beside no more work than the budget or the smallest
+    piece of a layer; and every step of a group does some work, so that it comes to its end."""
+    toy = Toy(pages=100_000, budget=budget * ROW)
     toy.add(*first)
     coming = list(later)
-    for step in range(200):
-        if coming and step % every == 0:
+    steps = 0
+    while coming or toy.scheduler.waiting or toy.scheduler.group:
+        if coming and steps % every == 0:
             toy.add(coming.pop())
         before = set(toy.scheduler.running)
         plan = toy.step()
+        steps += 1
         assert before == set(plan.decode), "a running sequence was left out of a step"
         assert plan.preempted == ()
+        assert not plan.group or toy.ran[-1] > 0
         if before:
-            largest = max((toy.rows[seq] for seq in plan.group), default=0)
-            assert work_of(toy, plan) <= max(budget * LAYERS, largest)
-    assert not toy.scheduler.waiting, "everybody got in"
+            longest = sum(toy.rows[seq] for seq in plan.group)
+            smallest = SHAPE.linear(LEAST) + SHAPE.attention(LEAST, longest)
+            assert toy.ran[-1] <= max(budget * ROW, smallest)
+    assert set(toy.scheduler.running) == set(toy.rows), "everybody got in"
 
 
 @given(rows=st.lists(st.integers(1, 300), min_size=1, max_size=10), huge=st.integers(500, 5000))
-def test_a_huge_request_holds_up_the_next_by_its_own_layers_and_no_longer(
+def test_who_waits_behind_a_huge_request_waits_for_that_one_alone(
     rows: list[int], huge: int
 ) -> None:
-    toy = Toy(pages=100_000, max_step_rows=32)
+    """All that came meanwhile are the next group, however many, as far as its rows allow."""
+    toy = Toy(pages=100_000, budget=400 * ROW)
     toy.add(1)
     toy.step()
-    toy.add(huge, *rows)
-    begun: dict[int, int] = {}
-    for step in range((len(rows) + 1) * LAYERS + 1):
-        for seq in toy.step().group:
-            begun.setdefault(seq, step)
-    assert begun[1] == 0
-    assert begun[2] <= LAYERS
-    assert all(begun[2 + index] <= (index + 1) * LAYERS for index in range(len(rows)))
+    toy.add(huge)
+    assert toy.step().group == (1,)
+    toy.add(*rows)
+    while (plan := toy.step()).group == (1,):
+        pass
+    assert plan.group == tuple(range(2, 2 + len(rows)))
 
 
 class SchedulerMachine(RuleBasedStateMachine):
@@ -224,7 +251,7 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.toy = Toy(pages=14 * LAYERS, max_num_seqs=4, max_step_rows=12)
+        self.toy = Toy(pages=14 * LAYERS, max_num_seqs=4, budget=50 * ROW)
 
     @rule(rows=st.integers(1, 60), layer=st.integers(0, LAYERS - 1), gone=st.integers(0, 40))
     def add(self, rows: int, layer: int, gone: int) -> None:
@@ -263,9 +290,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.toy.rows)
     @rule(data=st.data())
     def abort(self, data: st.DataObject) -> None:
-        seq = data.draw(st.sampled_from(sorted(self.toy.rows)))
-        self.toy.scheduler.remove(seq)
-        self.toy.layers.pop(seq, None)
+        self.toy.scheduler.remove(data.draw(st.sampled_from(sorted(self.toy.rows))))
 
     @invariant()
     def everybody_is_in_one_place(self) -> None:

@@ -161,20 +161,19 @@ def test_a_request_makes_the_shadow_give_way_and_it_is_tried_again(
 
 
 def test_giving_way_inside_a_cut_prefill_frees_its_pages(tiny_model: dyvte.Model) -> None:
+    """Nobody waits and it is cut all the same; what had run is counted."""
     bench = Bench(tiny_model)
-    bench.driver.core.scheduler.limits = replace(
-        bench.driver.core.scheduler.limits, max_step_rows=5
-    )
     bench.answer()
+    bench.driver.core.runner.pace.fixed, bench.driver.core.runner.pace.least = 1, 5
     bench.shadows.start()
     bench.step()
-    assert bench.driver.core.scheduler.group_layer == 1, "nobody waits and it is cut all the same"
+    vision = tiny_model.adapter.layout(tiny.prompt(0)).vision_flops
+    assert bench.driver.core._stepper.prefill is not None
+    bench.step()
     bench.shadows.give_way()
     bench.driver.check_empty()
     bench.shadows.close()
-    vision = tiny_model.adapter.layout(tiny.prompt(0)).vision_flops
-    layer = tiny_model.adapter.decoder.prefill([full(tiny_model, 0).tokens_per_layer[0]])
-    assert bench.told[0].flops == vision + layer
+    assert bench.told[0].flops == vision + tiny_model.adapter.decoder.layer(5, 5)
 
 
 def test_who_waits_too_long_or_in_a_line_too_long_is_dropped(tiny_model: dyvte.Model) -> None:

@@ -46,8 +46,9 @@ def test_a_prefill_given_up_between_layers_cost_the_layers_that_ran(
     ran = 0
     while not ran:
         driver.step()
-        assert driver.core._prefill is not None
-        ran = driver.core._prefill.state.layer
+        group = driver.core._stepper.prefill
+        assert group is not None
+        ran = group.loop.layer if group.loop else 0
     assert ran < tiny.LAYERS
     driver.core.abort(state)
     assert state.spent is not None

@@ -138,6 +138,12 @@ def seeded(sequence: Any) -> bool:
     return bool(sequence.owner.sampling.seed == VICTIM_SEED)
 
 
+def shown_by_victim(house: House, images: list[Any]) -> bool:
+    """Whether one of these pictures is the victim's."""
+    victims = [each.owner for each in house.engine.core._sequences.values() if seeded(each)]
+    return any(state.images is each for state in victims for each in images)
+
+
 SEAMS: dict[str, Callable[[House, pytest.MonkeyPatch], None]] = {
     "media": lambda house, patch: wrap(
         patch, preprocess, "decode_image", lambda data, *_: data == VICTIM_PICTURE
@@ -155,10 +161,13 @@ SEAMS: dict[str, Callable[[House, pytest.MonkeyPatch], None]] = {
         patch, house.engine.core, "add", lambda state: state.sampling.seed == VICTIM_SEED
     ),
     "vision": lambda house, patch: wrap(
-        patch,
-        house.engine.core.runner,
-        "encode",
-        lambda states: any(state.sampling.seed == VICTIM_SEED for state in states),
+        patch, house.adapter, "encode_images", lambda images: shown_by_victim(house, images)
+    ),
+    "split": lambda house, patch: wrap(
+        patch, house.adapter, "split_images", lambda images: shown_by_victim(house, [images])
+    ),
+    "join": lambda house, patch: wrap(
+        patch, house.adapter, "join_images", lambda images, _: shown_by_victim(house, [images])
     ),
     "pack": lambda house, patch: wrap(
         patch, runner.Runner, "_prompt", lambda _, sequence: seeded(sequence)

@@ -9,6 +9,7 @@ Shapes: n images, m the most tiles that one of them has (the others are padded w
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -86,6 +87,19 @@ class AnyresAdapter(NativeAdapter):
         ).pooler_output
         rows = iter(features)
         return [[next(rows) for _ in known] for known in sizes]
+
+    def split_images(self, images: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+        """Group by group; a group is one image, unless the family sees several as one thing."""
+        pixels, sizes, _ = self._checked(images)
+        groups = self.grouping(images, len(sizes))
+        [(key, counts)] = groups.items() or [("", [1] * len(sizes))]
+        ends = list(itertools.accumulate(counts))
+        parts: list[Mapping[str, Any]] = []
+        for count, end in zip(counts, ends, strict=True):
+            own = slice(end - count, end)
+            part = {"pixel_values": pixels[own], "image_sizes": torch.tensor(sizes[own])}
+            parts.append(part | ({key: [count]} if key else {}))
+        return parts
 
     def vision_flops(self, images: Mapping[str, Any]) -> int:
         """Every tile and thumbnail runs through the whole tower and the projector."""

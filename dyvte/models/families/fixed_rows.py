@@ -42,6 +42,10 @@ class FixedRowsAdapter(DecoderAdapter):
         rows = iter(self.see(torch.cat([each.to(self.device, dtype) for each in pixels])))
         return [[next(rows) for _ in each] for each in pixels]
 
+    def split_images(self, images: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+        """One by one."""
+        return [{"pixel_values": each[None]} for each in self._pixels(images)]
+
     def vision_flops(self, images: Mapping[str, Any]) -> int:
         """Every layer of the tower that runs is counted."""
         return len(images["pixel_values"]) * self.flops_per_image

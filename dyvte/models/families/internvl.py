@@ -62,6 +62,16 @@ class InternVLAdapter(NativeAdapter):
         by_image = iter(features.split([count for own in counts for count in own]))
         return [[next(by_image).flatten(0, 1) for _ in own] for own in counts]
 
+    def split_images(self, images: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+        """Tile by tile."""
+        return [{"pixel_values": each[None]} for each in self._tiles(images)]
+
+    def join_images(self, images: Mapping[str, Any], rows: Sequence[list[Tensor]]) -> list[Tensor]:
+        """The rows of an image's tiles follow each other."""
+        tiles = iter(super().join_images(images, rows))
+        counts = self._counts(images, self._tiles(images))
+        return [torch.cat([next(tiles) for _ in range(count)]) for count in counts]
+
     def vision_flops(self, images: Mapping[str, Any]) -> int:
         """Every tile and thumbnail runs through the whole tower and the projector."""
         return self._vision.total(len(self._tiles(images)))

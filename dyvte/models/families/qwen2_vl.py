@@ -65,6 +65,15 @@ class GridAdapter(NativeAdapter):
         features: Sequence[Tensor] = self.model.get_image_features(pixels, grid_thw).pooler_output
         return features
 
+    def split_images(self, images: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+        """One by one: a frame attends to its own patches only."""
+        grids = self._grids(images)
+        pixels = as_tensor(images, "pixel_values").split([grid.patches for grid in grids])
+        return [
+            {"pixel_values": own, "image_grid_thw": torch.tensor([grid])}
+            for own, grid in zip(pixels, grids, strict=True)
+        ]
+
     def vision_flops(self, images: Mapping[str, Any]) -> int:
         """Of the images' own grids."""
         return self._tower.flops(self._grids(images))

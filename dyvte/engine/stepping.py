@@ -1,0 +1,180 @@
+"""One step's tensors: a group's images and layers, the decodes, and the rescue if either raises.
+
+A step that raises is run again sequence by sequence, so that the request at fault fails alone and
+its batch mates get the tokens that they would have got without it. Decides nothing about who
+runs; ends nobody but through ``fail``.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, field
+
+import torch
+
+from dyvte.engine.pictures import Seen
+from dyvte.engine.prefix_cache import PrefixCache
+from dyvte.engine.runner import Output, Prefill, Runner
+from dyvte.engine.sequence import RequestState, Sequence
+
+log = logging.getLogger("dyvte.engine")
+
+
+@dataclass(slots=True)
+class Ran:
+    """What a step ran: its logits, prefill rows (through all layers), and where time went."""
+
+    outputs: list[Output] = field(default_factory=list)
+    prefill_rows: int = 0
+    gate_seconds: float = 0.0
+    vision_seconds: float = 0.0
+
+
+class Stepper:
+    """Runs steps; between them it holds the prefill group in flight, if there is one."""
+
+    def __init__(
+        self,
+        runner: Runner,
+        prefixes: PrefixCache,
+        fail: Callable[[RequestState, Exception], None],
+    ) -> None:
+        self.runner = runner
+        self.prefixes = prefixes
+        self.prefill: Prefill | None = None
+        self._fail = fail
+
+    def step(self, group: Seq[Sequence], decodes: Seq[Sequence], work: int | None) -> Ran:
+        """Run the group as far as ``work`` goes (None: to its end) and one row of each decode."""
+        ran = Ran()
+        if group and self.prefill is None:
+            self._open(group)
+        seen = self._see(work)
+        ran.vision_seconds = seen.seconds
+        if work is not None:
+            work = max(0, work - self.runner.pace.image_work(seen.flops))
+        decodes = [each for each in decodes if each.finish_reason is None]
+        prefill = self.prefill
+        if prefill is None or prefill.pictures.left:
+            self._decode(decodes, ran)
+        elif prefill.loop is None and (work is None or self.runner.whole(prefill) <= work):
+            self._run_joined(prefill, decodes, ran)
+        else:
+            self._advance(prefill, work, not seen.flops, ran)
+            self._decode(decodes, ran)
+        ran.outputs = [out for out in ran.outputs if out.sequence.finish_reason is None]
+        return ran
+
+    def leave(self, sequence: Sequence) -> None:
+        """Take a sequence that has ended out of the group in flight, if it is there."""
+        if self.prefill is not None and sequence in self.prefill.sequences:
+            self.runner.leave(self.prefill, sequence)
+            if not self.prefill.sequences:
+                self.prefill = None
+
+    def restart(self) -> None:
+        """The group in flight has lost rows that it is taking: it begins again, without them."""
+        if self.prefill is not None:
+            self._rewind(self.prefill.sequences)
+            self.prefill = None
+
+    def spent(self, sequence: Sequence) -> int:
+        """FLOPs that the group in flight has run, if ``sequence`` is in it."""
+        if self.prefill is None or sequence not in self.prefill.sequences:
+            return 0
+        return self.prefill.flops
+
+    def _open(self, group: Seq[Sequence]) -> None:
+        now = time.perf_counter()
+        for each in group:
+            each.owner.clock.admitted = each.owner.clock.admitted or now
+            self.prefixes.look_up(each)
+        self.prefill = self.runner.open(group)
+
+    def _see(self, work: int | None) -> Seen:
+        if self.prefill is None or not self.prefill.pictures.left:
+            return Seen()
+        seen = self.runner.encode(self.prefill, work)
+        for state, error in seen.failed:
+            self._fail(state, error)
+        return seen
+
+    def _run_joined(self, prefill: Prefill, decodes: Seq[Sequence], ran: Ran) -> None:
+        """The whole group and the decodes in one packed forward."""
+        group, self.prefill = prefill.sequences, None
+        began = time.perf_counter()
+
+        def run() -> list[Output]:
+            outputs, ran.gate_seconds = self.runner.run(group, decodes)
+            for each in group:
+                each.owner.clock.prefill += time.perf_counter() - began
+            return outputs
+
+        ran.prefill_rows = sum(each.rows - _cached(each) for each in group)
+        ran.outputs += self._rescued(run, group, decodes)
+
+    def _advance(self, prefill: Prefill, work: int | None, must: bool, ran: Ran) -> None:
+        """A piece of a group that is cut. The outputs come with the last one."""
+        layers = self.runner.model.decoder.num_layers
+        rows, gates = prefill.row_layers // layers, prefill.gate_seconds
+        outputs = self._rescued(
+            lambda: self.runner.advance(prefill, work, must), prefill.sequences, []
+        )
+        ran.prefill_rows = prefill.row_layers // layers - rows
+        ran.gate_seconds = prefill.gate_seconds - gates
+        ran.outputs += outputs
+        if outputs:
+            self.prefill = None
+            for out in outputs:
+                out.sequence.owner.clock.prefill += prefill.seconds
+
+    def _decode(self, decodes: Seq[Sequence], ran: Ran) -> None:
+        alive = [each for each in decodes if each.finish_reason is None]
+        if alive:  # a group that failed may have taken some along
+            ran.outputs += self._rescued(lambda: self.runner.run([], alive)[0], [], alive)
+
+    def _rescued(
+        self, run: Callable[[], list[Output]], group: Seq[Sequence], decodes: Seq[Sequence]
+    ) -> list[Output]:
+        """``run``, or if that raises each of its sequences by itself; who raises again fails."""
+        cache, group = self.runner.cache, list(group)
+        before = {each.seq: cache.lengths(each.seq) for each in decodes}
+        try:
+            return run()
+        except Exception as error:
+            log.exception("engine step failed; running its sequences one at a time")
+            short = isinstance(error, torch.OutOfMemoryError)
+        if short and torch.cuda.is_available():
+            torch.cuda.empty_cache()  # not above: there the error still holds the step's tensors
+        if group:
+            self.prefill = None
+        cache.rewind(before)
+        self._rewind(group)
+        return [out for each in group for out in self._alone([each], [])] + [
+            out for each in decodes for out in self._alone([], [each])
+        ]
+
+    def _rewind(self, group: Seq[Sequence]) -> None:
+        """Forget all rows of a prefill."""
+        cache = self.runner.cache
+        cache.rewind({each.seq: [0] * cache.ledger.num_layers for each in group})
+
+    def _alone(self, group: Seq[Sequence], decodes: Seq[Sequence]) -> list[Output]:
+        (sequence,) = [*group, *decodes]
+        if sequence.finish_reason is not None:
+            return []  # another choice of its request has just failed
+        before = self.runner.cache.lengths(sequence.seq)
+        try:
+            return self.runner.run(group, decodes)[0]
+        except Exception as error:
+            self.runner.cache.rewind({sequence.seq: before})
+            self._fail(sequence.owner, error)
+            return []
+
+
+def _cached(sequence: Sequence) -> int:
+    """Rows of its prompt that need not run."""
+    return sequence.source.prefix.stop if sequence.source is not None else 0
