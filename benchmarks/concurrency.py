@@ -1,0 +1,87 @@
+"""How many requests a KV budget runs at once, with and without an exit.
+
+The budget is what ``--requests`` requests need that keep their image to the end. Twice as many are
+asked at once, and the most that were decoding or in prefill together is told; what layers above an
+exit never needed serves the others.
+
+    python -m benchmarks.concurrency --preset bench-small --requests 8
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import dyvte
+from benchmarks.exits import conversation
+from benchmarks.machine import Origin
+from benchmarks.model import PRESETS, ensure
+from dyvte.engine.build import EngineConfig, build_core
+from dyvte.engine.core import EngineCore
+from dyvte.engine.events import EngineRequest
+
+
+def core_for(
+    model: dyvte.Model, prompts: Sequence[dyvte.Prompt], requests: int, new: int
+) -> EngineCore:
+    """An engine whose pool holds the longest prompt and its answer ``requests`` times."""
+    room = build_core(model)
+    ledger, cache = room.scheduler.ledger, room.runner.cache
+    rows = max(model.adapter.layout(prompt).rows for prompt in prompts) + new
+    pages = requests * ledger.num_layers * ledger.pages_for(rows)
+    config = EngineConfig(
+        kv_cache_memory=pages * ledger.page_size * cache.row_bytes,
+        max_model_len=rows,
+        max_num_seqs=4 * requests,
+    )
+    return build_core(model, config)
+
+
+def most_at_once(
+    core: EngineCore, prompts: Sequence[dyvte.Prompt], new: int, exits: dyvte.ExitOptions
+) -> int:
+    """Ask all prompts and run to the end: the most that held pages together."""
+    sampling = dyvte.SamplingParams(max_tokens=new, temperature=0, ignore_eos=True)
+    for index, prompt in enumerate(prompts):
+        request = EngineRequest(str(index), prompt, sampling, exits)
+        core.add(core.check(request))
+    most = 0
+    while core.has_work:
+        most = max(most, len(core.scheduler.running) + len(core.scheduler.group))
+        for emission in core.step():
+            if emission.error is not None:
+                raise emission.error
+    return most
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.concurrency", description=__doc__)
+    add = parser.add_argument
+    add("--preset", choices=PRESETS, default="bench-small")
+    add("--model", type=Path, help="a folder instead of a preset")
+    add("--models", type=Path, default=Path("runs/models"), help="where presets are kept")
+    add("--dtype", default="float32")
+    add("--requests", type=int, default=8)
+    add("--new", type=int, default=64, help="tokens generated")
+    add("--device", default="cpu")
+    args = parser.parse_args()
+    folder = args.model or ensure(args.preset, args.models / args.preset)
+    model = dyvte.load(folder, device=args.device, dtype=args.dtype)
+    prompts = [model.prompt(conversation(seed)) for seed in range(2 * args.requests)]
+    origin = Origin.here(["python", "-m", "benchmarks.concurrency", *sys.argv[1:]], 0, args.device)
+    print(f"{origin}\n{'model':<8} {folder}\n", flush=True)
+    layers = model.adapter.decoder.num_layers
+    for seen in (layers, layers // 2, layers // 3):
+        exits = dyvte.ExitOptions("off")
+        if seen < layers:
+            exits = dyvte.ExitOptions("fixed", exit_layer=seen - 1)
+        core = core_for(model, prompts, args.requests, args.new)
+        most = most_at_once(core, prompts, args.new, exits)
+        print(f"image in {seen:>2} of {layers} layers: {most:>3} at once", flush=True)
+
+
+if __name__ == "__main__":
+    main()
