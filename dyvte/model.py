@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from dyvte import cpu
 from dyvte.errors import ModelError, OptionError, PromptError
 from dyvte.exits.files import GateCard
 from dyvte.exits.gate import GateBank
@@ -19,6 +20,7 @@ from dyvte.models import registry
 from dyvte.models.adapter import ModelAdapter
 from dyvte.models.checkpoints.opened import Opened, ReadOptions
 from dyvte.models.gates import choose_gates
+from dyvte.models.linear import prepare
 from dyvte.models.prompts.chat import ChatFormat, encode, images_of
 from dyvte.models.prompts.tokens import TokenBytes
 from dyvte.models.vision.images import ProcessImages
@@ -123,6 +125,7 @@ def load(
     foreign_gates: bool = False,
     allow_pickle: bool = False,
     token_order: str | None = None,
+    weights: str = "auto",
 ) -> Model:
     """Load ``demo``, a model folder or a hub id; ``gates`` names a gate folder or file.
 
@@ -130,7 +133,9 @@ def load(
     nothing. Weights in pickled files are refused unless ``allow_pickle``, and then read as tensors
     only. ``token_order`` ("rows", "columns") overrides what VILA's reader finds out by itself.
     ``device`` "auto" takes CUDA where there is some. ``dtype`` "auto" keeps a 16-bit checkpoint
-    in 16 bit where the device computes in it, else takes float32. Raises ModelError, OptionError.
+    in 16 bit where the device computes in it, else takes float32. ``weights`` is the form of the
+    decoder's linear layers (``dyvte.models.linear``): "auto", "plain" (as ``transformers`` made
+    them: take this to train them) or "int8". Raises ModelError, OptionError.
     """
     options = ReadOptions(allow_pickle, token_order)
     folder = registry.find(str(name), allow_pickle)
@@ -138,7 +143,9 @@ def load(
     opened = registry.open_model(folder, where, _dtype(dtype, where, folder), options)
     for note in opened.notes:
         log.info("%s: %s", name, note)
-    return _with_gates(opened, str(name), gates, foreign_gates)
+    model = _with_gates(opened, str(name), gates, foreign_gates)
+    prepare(model.adapter, weights)
+    return model
 
 
 def build(
@@ -202,13 +209,4 @@ def _dtype(name: str, device: torch.device, folder: Path) -> torch.dtype:
         return torch.float32
     if device.type == "cuda":
         return stored
-    return torch.bfloat16 if cpu_computes_bf16() else torch.float32
-
-
-def cpu_computes_bf16() -> bool:
-    """True if this CPU multiplies bf16 natively (AVX512-BF16 or AMX); else it is emulated."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+    return torch.bfloat16 if cpu.computes_bf16() else torch.float32

@@ -38,6 +38,7 @@ def open_engine(settings: Settings) -> Engine:
         token_order=settings.token_order,
         device=settings.device,
         dtype=settings.dtype,
+        weights=settings.weights,
         max_model_len=settings.max_model_len,
         max_num_seqs=settings.max_num_seqs,
         max_stall_ms=settings.max_stall_ms,

@@ -101,6 +101,11 @@ class Settings(BaseSettings):
     )
     device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, …")
     dtype: str = Field(default="auto", description="auto, float32, bfloat16, float16")
+    weights: Literal["auto", "plain", "int8"] = Field(
+        default="auto",
+        description="form of the decoder's linear layers: the fastest that rounds nothing, as "
+        "loaded, or 8 bit (CPUs only)",
+    )
 
     # Capacity
     max_model_len: int | None = Field(

@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from dyvte.bench.provenance import Provenance
 from dyvte.cli.progress import Bar
-from dyvte.cli.usage import FOREIGN, CommandError, Parser, add_reading, reading, whole
+from dyvte.cli.usage import FOREIGN, CommandError, Parser, add_reading, add_weights, reading, whole
 from dyvte.params import SamplingParams
 
 if TYPE_CHECKING:
@@ -85,13 +85,22 @@ def _parser() -> Parser:
     add("--answers", action="store_true", help="write every answer to answers.jsonl as well")
     add("--no-figure", action="store_true", help="write no pareto.png")
     add_reading(parser)
+    add_weights(parser)
     return parser
 
 
 def _load(args: argparse.Namespace) -> Model:
     from dyvte.model import load
 
-    return load(args.model, args.gates, args.device, args.dtype, args.foreign_gates, *reading(args))
+    return load(
+        args.model,
+        args.gates,
+        args.device,
+        args.dtype,
+        args.foreign_gates,
+        *reading(args),
+        weights=args.weights,
+    )
 
 
 def _config(args: argparse.Namespace, model: Model) -> SweepConfig:

@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING
 
 from dyvte.cli.account import as_json, as_line
 from dyvte.cli.picture import open_picture
-from dyvte.cli.usage import FOREIGN, CommandError, Parser, add_reading, number, reading, whole
+from dyvte.cli.usage import (
+    FOREIGN,
+    CommandError,
+    Parser,
+    add_reading,
+    add_weights,
+    number,
+    reading,
+    whole,
+)
 from dyvte.params import ExitOptions, SamplingParams
 
 if TYPE_CHECKING:
@@ -33,7 +42,13 @@ def run(argv: Sequence[str]) -> int:
     import dyvte  # torch loads here, after everything that can be refused without it
 
     model = dyvte.load(
-        args.model, args.gates, args.device, args.dtype, args.foreign_gates, *reading(args)
+        args.model,
+        args.gates,
+        args.device,
+        args.dtype,
+        args.foreign_gates,
+        *reading(args),
+        weights=args.weights,
     )
     started = time.perf_counter()
     prompt = model.prompt([message])
@@ -72,6 +87,7 @@ def _parser() -> Parser:
     parser.add_argument("--seed", type=whole(0), metavar="S")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
     add_reading(parser)
+    add_weights(parser)
     return parser
 
 

@@ -122,6 +122,11 @@ def add_reading(parser: argparse.ArgumentParser, devices: str = "auto, cpu, cuda
     parser.add_argument("--token-order", choices=("rows", "columns"), help=TOKEN_ORDER)
 
 
+def add_weights(parser: argparse.ArgumentParser) -> None:
+    """The flag of commands that answer with a model and nothing more."""
+    parser.add_argument("--weights", default="auto", help="auto, plain, int8 (CPUs only)")
+
+
 def reading(args: argparse.Namespace) -> tuple[bool, str | None]:
     """The values of those flags, as ``dyvte.load`` takes them behind ``foreign_gates``."""
     return args.allow_pickle, args.token_order

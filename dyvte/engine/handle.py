@@ -371,13 +371,14 @@ def open_engine(
     max_waiting_tokens: int = 262_144,
     prefix_cache_memory: int = 0,
     max_stall_ms: float = 100.0,
+    weights: str = "auto",
 ) -> AsyncEngine:
     """Load a model and wire an engine around it. Blocking. Raises ModelError, OptionError.
 
     One that no message can be put to is refused: whoever opens an engine by name serves chats.
     """
     shadows = ShadowConfig(shadow_share, shadow_seed)
-    loaded = load(model, gates, device, dtype, foreign_gates, allow_pickle, token_order)
+    loaded = load(model, gates, device, dtype, foreign_gates, allow_pickle, token_order, weights)
     loaded.check_chat()
     config = EngineConfig(
         max_model_len=max_model_len,

@@ -8,7 +8,7 @@ Shapes: T rows, S segments, d hidden size, V vocabulary.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -83,6 +83,29 @@ class DecoderAdapter(ModelAdapter):
         """Norm over the asked rows only, then the head."""
         out: Tensor = self._lm_head(self._norm(hidden))
         return out
+
+    def replace_linears(
+        self,
+        in_layers: Callable[[nn.Linear], nn.Module],
+        in_head: Callable[[nn.Linear], nn.Module] | None,
+    ) -> None:
+        """Put what is made of each linear layer of the decoder in its place. Mutates the model.
+
+        ``in_head`` (None: not) makes the head's; one that shares the embedding's weights stays.
+        """
+        for layer in self._layers:
+            for parent in list(layer.modules()):
+                for name, child in list(parent.named_children()):
+                    if type(child) is nn.Linear:
+                        setattr(parent, name, in_layers(child))
+        head = self._lm_head
+        if in_head is None or type(head) is not nn.Linear or head.weight is self._embedding.weight:
+            return
+        self._lm_head = in_head(head)
+        for parent in list(self.model.modules()):
+            for name, child in list(parent.named_children()):
+                if child is head:
+                    setattr(parent, name, self._lm_head)
 
     def parameter_bytes(self) -> int:
         """Bytes of all weights as loaded."""

@@ -126,7 +126,8 @@ def origin_of(adapter: ModelAdapter, name: str) -> Origin | None:
 def _parameters(adapter: ModelAdapter) -> Iterator[tuple[Part, Tensor]]:
     if isinstance(adapter, DecoderAdapter):
         for name, parameter in adapter.model.named_parameters():
-            yield part_of(name), parameter
+            # One that a kernel laid out for itself counts, and can be read once it is laid back.
+            yield part_of(name), parameter.to_dense() if parameter.is_mkldnn else parameter
 
 
 def _spread(parameters: list[Tensor]) -> Iterator[Tensor]:
