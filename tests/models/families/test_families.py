@@ -133,6 +133,18 @@ def test_images_of_several_prompts_are_encoded_in_one_run_as_one_by_one(made: Ma
             torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=0)
 
 
+@pytest.mark.parametrize("name", PICTURED)
+def test_images_encoded_in_parts_are_the_images_whole(name: str, made: Made) -> None:
+    adapter, images = made.model.adapter, made.model.prompt(CONVERSATIONS[name]).images
+    assert images is not None
+    parts = adapter.split_images(images)
+    assert sum(map(adapter.vision_flops, parts)) == adapter.vision_flops(images)
+    joined = adapter.join_images(images, [adapter.encode_images([part])[0] for part in parts])
+    [whole] = adapter.encode_images([images])
+    for ours, theirs in zip(joined, whole, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=0)
+
+
 @pytest.mark.parametrize(
     "policy", [Off(), Fixed(0), Fixed(2), Gate(0.5, frozenset(LAYERS))], ids=repr
 )
