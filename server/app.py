@@ -101,6 +101,7 @@ def create_app(
         lifespan=_lifespan(lifecycle, preprocessor),
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # it would name the host and scheme that the client believes in
     )
     app.state.lifecycle = lifecycle
     _add_routes(
@@ -189,7 +190,7 @@ def _add_layers(
         open_paths += playground.open_paths()
     if not settings.metrics_key:
         open_paths += ("/metrics",)
-    app.add_middleware(Door, admit=lifecycle.admit)
+    app.add_middleware(Door, admit=lifecycle.admit, routes=app.routes)
     app.add_middleware(
         BodyGuard,
         max_bytes=settings.max_body,

@@ -25,6 +25,9 @@ async def read_json(request: Request) -> dict[str, object]:
     media_type = request.headers.get("content-type", "application/json").split(";")[0].strip()
     if media_type.lower() not in ("application/json", ""):
         raise bad_request("The request body must be JSON (Content-Type: application/json).")
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("identity", ""):
+        raise bad_request("The request body must not be compressed (Content-Encoding).")
     try:
         # Not request.body(): it would keep the bytes for as long as the answer takes.
         raw = b"".join([chunk async for chunk in request.stream()])

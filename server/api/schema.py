@@ -104,7 +104,7 @@ Stop = Annotated[
     Discriminator(form_of),
 ]
 TokenId = Annotated[int, Field(ge=0)]
-TokenKey = Annotated[str, Field(pattern=r"^\d{1,9}$")]
+TokenKey = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 

@@ -131,3 +131,19 @@ async def test_a_refusal_is_told_in_log_and_counts(
     assert [line["status"] for line in lines if line.get("id") == "late"] == [429]
     counted = f'requests_total{{endpoint="{CHAT}",model_name="demo",status_code="429"}} 1.0'
     assert counted in page
+
+
+@pytest.mark.anyio
+async def test_a_full_house_tells_of_routes_that_are_none(connect: Connect) -> None:
+    """A POST that the router answers itself took a place, and in a full house met a 429."""
+    engine = FakeEngine(step_s=0.1)
+    async with connect(engine, max_num_seqs=1, max_waiting=0) as client:
+        inside = asyncio.create_task(client.post(CHAT, json=body()))
+        async with asyncio.timeout(20):
+            while not engine.running:
+                await asyncio.sleep(0.01)
+        unknown = await client.post("/v1/embeddings", json={})
+        slashed = await client.post(CHAT + "/", json=body())
+        misused = await client.post("/v1/models", json={})
+        assert (await inside).status_code == 200
+    assert (unknown.status_code, slashed.status_code, misused.status_code) == (404, 404, 405)

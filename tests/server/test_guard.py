@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import socket
 import time
 from collections.abc import AsyncIterator
@@ -94,6 +95,22 @@ async def test_another_media_type_is_a_400(connect: Connect) -> None:
     async with connect() as client:
         reply = await client.post(CHAT, data={"model": "demo"})
     assert reply.status_code == 400
+
+
+async def test_a_compressed_body_is_a_400_that_says_so(connect: Connect) -> None:
+    headers = {"content-type": "application/json", "content-encoding": "gzip"}
+    async with connect() as client:
+        reply = await client.post(CHAT, content=gzip.compress(b"{}"), headers=headers)
+    assert reply.status_code == 400
+    assert "Content-Encoding" in reply.json()["error"]["message"]
+
+
+async def test_a_slash_too_many_is_a_404_and_no_redirect(connect: Connect) -> None:
+    """A redirect named scheme and host as the client wrote them: http:, behind a proxy's TLS."""
+    async with connect() as client:
+        for path in (CHAT + "/", "/health/", "/v1/models/demo/"):
+            reply = await client.get(path)
+            assert (reply.status_code, "location" in reply.headers) == (404, False)
 
 
 async def test_a_body_too_large_is_a_413_declared_or_not(connect: Connect) -> None:

@@ -48,6 +48,7 @@ def refused(raw: dict[str, Any]) -> ApiError:
         ({"repetition_penalty": 0}, "repetition_penalty"),
         ({"logit_bias": {"7": 101}}, "logit_bias.7"),
         ({"logit_bias": {"-7": 1}}, "logit_bias.-7"),
+        ({"logit_bias": {"\u0663": 1}}, "logit_bias.\u0663"),
         ({"logit_bias": {str(k): 1 for k in range(1025)}}, "logit_bias"),
         ({"stream_options": {"x": 1}}, "stream_options.x"),
         ({"stream_options": {"include_obfuscation": True}}, "stream_options.include_obfuscation"),
