@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import time
 from argparse import ArgumentParser
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 import httpx
@@ -19,8 +20,8 @@ from server.__main__ import open_engine, reason_of
 from server.app import create_app
 from server.batch.account import Account
 from server.batch.answers import Answers
-from server.batch.lines import BadLine, Book, Line, count_lines, read_lines
-from server.batch.run import Entry, Runner
+from server.batch.lines import Book, Line, count_lines, read_lines
+from server.batch.run import Entry, Runner, to_ask
 from server.commandline import add_flag, settings_of
 from server.lifecycle import OpenEngine
 from server.settings import ConfigError, Settings
@@ -101,51 +102,61 @@ async def answer_file(
     check_files(source, target)
     book, failures = Book(), list[Exception]()
     with Answers(target, book) as answers:
-        account = Account(count_lines(source))
+        counting = _Counting(Account(count_lines(source)), answers, on_progress)
         app = create_app(
             settings, opening or (lambda: open_engine(settings)), on_failure=failures.append
         )
-        with traced(app, settings):
-            async with app.router.lifespan_context(app):
-                await app.state.loading
-                if failures:
-                    raise ConfigError(reason_of(failures[0], settings))
-                app.state.lifecycle.engine().observe(account)
-                lines = read_lines(source, book, urls_of(app), settings.max_body)
-                await _answer(app, settings, lines, _Counting(account, answers, on_progress))
-        account.strangers = book.unclaimed
-    return account
+        lines = to_ask(
+            read_lines(source, book, urls_of(app), settings.max_body),
+            counting.deliver,
+            counting.skip,
+        )
+        if (first := next(lines, None)) is not None:  # else no model need be loaded
+            await _ask(app, settings, failures, chain([first], lines), counting)
+        counting.account.strangers = book.unclaimed
+    return counting.account
 
 
 class _Counting:
-    """Writes answers and counts them."""
+    """Writes answers and counts them; seconds from ``began``."""
 
     def __init__(self, account: Account, answers: Answers, on_progress: OnProgress) -> None:
-        self._account, self._answers, self._on_progress = account, answers, on_progress
-        self._began = time.monotonic()
+        self.account, self._answers, self._on_progress = account, answers, on_progress
+        self.began = time.monotonic()
 
     def deliver(self, entry: Entry) -> None:
         """One line of output."""
         self._answers.write(entry)
-        self._account.take(entry)
+        self.account.take(entry)
         self._tell()
 
     def skip(self) -> None:
         """A line that an earlier run dealt with."""
-        self._account.earlier += 1
+        self.account.earlier += 1
         self._tell()
 
     def _tell(self) -> None:
-        self._account.seconds = time.monotonic() - self._began
-        self._on_progress(self._account)
+        self.account.seconds = time.monotonic() - self.began
+        self._on_progress(self.account)
 
 
-async def _answer(
-    app: FastAPI, settings: Settings, lines: Iterator[Line | BadLine | None], counting: _Counting
+async def _ask(
+    app: FastAPI,
+    settings: Settings,
+    failures: Sequence[Exception],
+    lines: Iterator[Line],
+    counting: _Counting,
 ) -> None:
-    transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(
-        transport=transport, base_url="http://batch", timeout=None
-    ) as client:
-        runner = Runner(client, lines, counting.deliver, counting.skip, settings.max_bodies)
-        await runner.run(at_once(settings))
+    """Load the model and ask it ``lines``. Raises ConfigError, BatchStopped, OSError."""
+    with traced(app, settings):
+        async with app.router.lifespan_context(app):
+            await app.state.loading
+            if failures:
+                raise ConfigError(reason_of(failures[0], settings))
+            app.state.lifecycle.engine().observe(counting.account)
+            counting.began = time.monotonic()
+            async with httpx.AsyncClient(
+                transport=httpx.ASGITransport(app), base_url="http://batch", timeout=None
+            ) as client:
+                runner = Runner(client, lines, counting.deliver, settings.max_bodies)
+                await runner.run(at_once(settings))

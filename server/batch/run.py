@@ -1,7 +1,8 @@
 """Lines of a batch → the app, in this process, many at a time → lines of answers.
 
 Every line takes the way of a request that came over a socket, so that what is refused and what
-is answered are the server's own. So many lines are read as are in flight, and no more.
+is answered are the server's own. So many lines are read as are in flight, and no more. What need
+not be asked is dealt with on the way, without the app.
 """
 
 from __future__ import annotations
@@ -28,21 +29,38 @@ class BatchStopped(EngineError):
     """The engine takes no more requests; the rest of the lines is as it was."""
 
 
+def to_ask(
+    lines: Iterator[Line | BadLine | None],
+    deliver: Callable[[Entry], None],
+    on_skipped: Callable[[], None],
+) -> Iterator[Line]:
+    """The requests among ``lines``; ``deliver`` gets the refusal of what is none, as it comes."""
+    for line in lines:
+        if line is None:
+            on_skipped()
+        elif isinstance(line, BadLine):
+            deliver(refusal(_new_id(), line))
+        else:
+            yield line
+
+
+def _new_id() -> str:
+    return PREFIX + uuid.uuid4().hex
+
+
 class Runner:
-    """``lines`` gives None for a line that is done; ``deliver`` gets every answer as it comes."""
+    """Asks ``lines``; ``deliver`` gets every answer as it comes."""
 
     def __init__(
         self,
         client: httpx.AsyncClient,
-        lines: Iterator[Line | BadLine | None],
+        lines: Iterator[Line],
         deliver: Callable[[Entry], None],
-        on_skipped: Callable[[], None],
         max_bytes: int,
     ) -> None:
         self._client = client
         self._lines = lines
         self._deliver = deliver
-        self._on_skipped = on_skipped
         self._max_bytes = max_bytes
         self._held = self._inside = 0
         self._turn = asyncio.Lock()
@@ -59,28 +77,20 @@ class Runner:
 
     async def _work(self) -> None:
         while (line := await self._next()) is not None:
-            entry_id = PREFIX + uuid.uuid4().hex
-            if isinstance(line, BadLine):
-                self._deliver(refusal(entry_id, line))
-                continue
             try:
-                self._deliver(await self._ask(entry_id, line))
+                self._deliver(await self._ask(_new_id(), line))
             finally:
                 self._held -= len(line.body)
                 self._inside -= 1
                 self._freed.set()
 
-    async def _next(self) -> Line | BadLine | None:
-        """The next line to deal with, once its body fits beside those in flight."""
+    async def _next(self) -> Line | None:
+        """The next line to ask, once its body fits beside those in flight."""
         async with self._turn:
-            for line in self._lines:
-                if line is None:
-                    self._on_skipped()
-                    continue
-                if isinstance(line, Line):
-                    await self._room_for(len(line.body))
-                return line
-            return None
+            line = next(self._lines, None)
+            if line is not None:
+                await self._room_for(len(line.body))
+            return line
 
     async def _room_for(self, size: int) -> None:
         while self._inside and self._held + size > self._max_bytes:

@@ -97,7 +97,7 @@ def test_answers_are_the_servers_and_counted(
         (["--input", __file__, "--output", "/no/such/x"], "/no/such/x: No such file"),
         (["--input", __file__, "--output", "x", "--port", "1"], "unknown option --port"),
         (["--input", __file__, "--output", "x", "--max-n", "0"], "--max-n 0: input should be"),
-        (["--input", __file__, "--output", "x", "--model", "/no"], "--model /no: "),
+        (["--input", "asks", "--output", "x", "--model", "/no"], "--model /no: "),
     ],
 )
 def test_a_slip_is_one_line(
@@ -108,6 +108,8 @@ def test_a_slip_is_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    row = {"custom_id": "a", "method": "POST", "url": CHAT, "body": ask("Hello?", picture=False)}
+    Path("asks").write_text(json.dumps(row), encoding="utf-8")
     assert main(["batch", *flags]) == 2
     errors = capsys.readouterr().err
     assert errors.startswith(f"dyvte batch: {told}")

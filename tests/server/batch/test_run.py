@@ -193,6 +193,19 @@ async def test_a_model_that_cannot_be_loaded_is_one_line(tmp_path: Path) -> None
         await answer_file(source, target, batch_settings({}), opening=fails)
 
 
+async def test_no_model_is_loaded_when_nothing_is_left_to_ask(tmp_path: Path) -> None:
+    def opened() -> FakeEngine:
+        raise AssertionError("the model was loaded")
+
+    source, target = written(tmp_path / "in", 2), tmp_path / "out"
+    await batch(source, target)
+    with source.open("a", encoding="utf-8") as file:
+        file.write("{torn\n")
+    account = await answer_file(source, target, batch_settings({}), opening=opened)
+    assert (account.earlier, account.failed, account.done) == (2, 1, 3)
+    assert answers(target)[2]["error"]["line"] == 3
+
+
 if __name__ == "__main__":
     slow = FakeEngine(step_s=0.01)
     settings = batch_settings({"max_num_seqs": 4})
