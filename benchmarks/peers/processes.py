@@ -179,21 +179,21 @@ def _check_free(server: Server) -> None:
 
 
 def _wait(running: Running, deadline: float) -> None:
-    """Until the server lists its models. Raises ServerFailed."""
+    """Until the server says that it is ready. Raises ServerFailed."""
     name = running.server.name
-    with httpx.Client(base_url=running.server.url, trust_env=False, timeout=5) as client:
+    with httpx.Client(base_url=running.server.root, trust_env=False, timeout=5) as client:
         while time.perf_counter() < deadline:
             if running.popen.poll() is not None:
                 raise ServerFailed(f"{name} ended with {running.popen.returncode}")
-            if _answers(client):
+            if _answers(client, running.server.ready):
                 return
             time.sleep(POLL_SECONDS)
     raise ServerFailed(f"{name} did not answer in {START_SECONDS:.0f} s")
 
 
-def _answers(client: httpx.Client) -> bool:
+def _answers(client: httpx.Client, path: str) -> bool:
     with contextlib.suppress(httpx.HTTPError):
-        return client.get("models").is_success
+        return client.get(path).is_success
     return False
 
 

@@ -19,7 +19,9 @@ from benchmarks.peers.bodies import Length
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """``versions``: a Python and the distributions whose versions are written down."""
+    """``ready``: what answers once the server does. ``versions``: distributions of ``python``
+    whose versions are written down.
+    """
 
     name: str
     command: tuple[str, ...]
@@ -31,13 +33,19 @@ class Server:
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     workloads: tuple[str, ...] = ()
     length: Length = Length.IGNORE_EOS
+    ready: str = "/v1/models"
     python: str = ""
     versions: tuple[str, ...] = ()
 
     @property
+    def root(self) -> str:
+        """Where it listens."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
     def url(self) -> str:
         """Base URL of its API."""
-        return f"http://127.0.0.1:{self.port}/v1/"
+        return f"{self.root}/v1/"
 
     @property
     def installed(self) -> bool:
@@ -110,6 +118,7 @@ def _server(table: Mapping[str, Any], names: Mapping[str, str]) -> Server:
             variants=table.get("variants", {}),
             workloads=tuple(table.get("workloads", ())),
             length=Length(table.get("length", Length.IGNORE_EOS)),
+            ready=table.get("ready", "/v1/models"),
             python=_filled(table.get("python", ""), places),
             versions=tuple(table.get("versions", ())),
         )
