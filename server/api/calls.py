@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Collection
 
 from dyvte.params import FinishReason
-from server.api.reply import CallDelta, DeltaBody
+from server.api.chat_objects import CallDelta, DeltaBody
 from server.toolcalls import CallPart, Part, ToolCallReader
 
 

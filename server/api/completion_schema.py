@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Discriminator, Field, Tag
 
 from server.api.messages import Message, ToolObject
 from server.api.schema import SamplingFields, TokenId
-from server.api.wire import Wire
+from server.api.wire import OnlyTrue, Wire
 
 Ids = Annotated[list[TokenId], Field(min_length=1)]
 
@@ -50,7 +50,7 @@ class TokenizeRequest(Wire):
     messages: Annotated[list[Message], Field(min_length=1)] | None = None
     tools: Annotated[list[ToolObject], Field(max_length=128)] | None = None
     add_special_tokens: bool | None = None
-    add_generation_prompt: Literal[True] | None = None
+    add_generation_prompt: OnlyTrue | None = None
     return_token_strs: bool | None = None
 
 

@@ -12,9 +12,9 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import TypeAdapter
 
+from server.api.chat_objects import ChatChunk
 from server.api.completion_schema import CompletionRequest, DetokenizeRequest, TokenizeRequest
 from server.api.errors import ErrorBody
-from server.api.reply import ChatChunk
 from server.api.responses.events import ResponseEvent
 from server.api.responses.schema import ResponseRequest
 from server.api.schema import ChatRequest

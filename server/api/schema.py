@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 
 from server.api.messages import Message, ToolChoiceField, ToolObject
-from server.api.wire import Wire, form_of
+from server.api.wire import OnlyFalse, Wire, form_of
 
 INT64 = 2**63
 
@@ -23,7 +23,7 @@ class StreamOptions(Wire):
 
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = None
-    include_obfuscation: Literal[False] | None = None
+    include_obfuscation: OnlyFalse | None = None
 
 
 class TextFormat(Wire):
@@ -172,7 +172,7 @@ class ChatRequest(SamplingFields, ServiceFields):
     parallel_tool_calls: bool | None = None
     modalities: Annotated[list[Literal["text"]], Field(min_length=1, max_length=1)] | None = None
 
-    store: Literal[False] | None = None
+    store: OnlyFalse | None = None
 
     @property
     def user_turns(self) -> int:

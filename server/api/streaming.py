@@ -17,8 +17,9 @@ import structlog
 
 from dyvte.errors import DyvteError
 from server.api.calls import DeltaWriter, finish_of
+from server.api.chat_objects import ChatChunk, ChunkChoice, DeltaBody
 from server.api.errors import ApiError, from_engine, internal
-from server.api.reply import ChatChunk, ChunkChoice, DeltaBody, ReplyContext
+from server.api.reply import ReplyContext
 from server.api.sse import DONE, event
 from server.generate import Delta
 from server.generations import Answering

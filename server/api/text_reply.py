@@ -11,7 +11,8 @@ import orjson
 from typing_extensions import TypedDict
 
 from server.api.account import DyvteAccount, account_of
-from server.api.reply import ReplyContext, Usage
+from server.api.chat_objects import Usage
+from server.api.reply import ReplyContext
 from server.api.streaming import OpenedStream, StreamReply
 from server.api.text_logprobs import (
     Echo,

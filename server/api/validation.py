@@ -86,8 +86,8 @@ def _item(item: object, path: str) -> object:
     if not isinstance(item, dict):
         return item
     bare = "item_reference" if "id" in item and "role" not in item else "message"
-    kind = item.get("type") or bare
-    if kind in NOT_STORED:
+    kind = bare if item.get("type") is None else item["type"]
+    if isinstance(kind, str) and kind in NOT_STORED:
         message = f"'{path}' is of type '{kind}': {NOT_STORED[kind]}."
         raise bad_request(message, path, "unsupported_parameter")
     if kind not in KINDS:

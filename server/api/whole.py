@@ -6,7 +6,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from server.api.calls import call_id, finish_of
-from server.api.reply import AssistantReply, Choice, Logprobs, ReplyContext, ToolCall
+from server.api.chat_objects import AssistantReply, Choice, Logprobs, ToolCall
+from server.api.reply import ReplyContext
 from server.detokenize import ShownToken
 from server.generate import Generation
 from server.toolcalls import ToolCallReader

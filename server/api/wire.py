@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
+
+EXACT = 2**53  # beyond, a number written with a point may stand for its neighbour
 
 
 class Wire(BaseModel):
@@ -19,9 +21,24 @@ class Wire(BaseModel):
         if not isinstance(value, dict):
             return value
         return {
-            name: int(each) if isinstance(each, float) and each.is_integer() else each
+            name: int(each) if isinstance(each, float) and _is_whole(each) else each
             for name, each in value.items()
         }
+
+
+def _is_whole(number: float) -> bool:
+    return number.is_integer() and abs(number) <= EXACT
+
+
+def _truth(value: object) -> object:
+    if not isinstance(value, bool):
+        raise ValueError("input should be true or false")
+    return value
+
+
+# Python's 0 and 1 equal False and True, which a bare Literal goes by.
+OnlyFalse = Annotated[Literal[False], BeforeValidator(_truth)]
+OnlyTrue = Annotated[Literal[True], BeforeValidator(_truth)]
 
 
 def form_of(value: object) -> str:

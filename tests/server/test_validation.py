@@ -52,6 +52,8 @@ def refused(raw: dict[str, Any]) -> ApiError:
         ({"logit_bias": {str(k): 1 for k in range(1025)}}, "logit_bias"),
         ({"stream_options": {"x": 1}}, "stream_options.x"),
         ({"stream_options": {"include_obfuscation": True}}, "stream_options.include_obfuscation"),
+        ({"stream_options": {"include_obfuscation": 0}}, "stream_options.include_obfuscation"),
+        ({"seed": float(-(2**63))}, "seed"),
         ({"metadata": {"a": 1}}, "metadata.a"),
         ({"safety_identifier": "x" * 65}, "safety_identifier"),
         ({"dyvte": []}, "dyvte"),

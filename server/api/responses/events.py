@@ -6,7 +6,7 @@ from typing import Literal
 
 from typing_extensions import TypedDict
 
-from server.api.reply import TokenLogprob
+from server.api.chat_objects import TokenLogprob
 from server.api.responses.reply import OutputItem, OutputText, ResponseObject
 
 

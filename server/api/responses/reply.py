@@ -8,7 +8,8 @@ from typing import Any, Literal, NotRequired, cast
 from typing_extensions import TypedDict
 
 from server.api.account import DyvteAccount, account_of
-from server.api.reply import ReplyContext, TokenLogprob
+from server.api.chat_objects import TokenLogprob
+from server.api.reply import ReplyContext
 from server.api.responses.schema import ResponseRequest
 from server.generations import Answering
 

@@ -12,7 +12,7 @@ from pydantic import Discriminator, Field, Tag
 from server.api.messages import FunctionName
 from server.api.responses.items import Item
 from server.api.schema import JsonObjectFormat, ServiceFields, TextFormat, TokenFields
-from server.api.wire import Wire, form_of
+from server.api.wire import OnlyFalse, Wire, form_of
 
 LOGPROBS = "message.output_text.logprobs"
 
@@ -58,7 +58,7 @@ class FunctionTool(Wire):
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
     output_schema: None = None
-    defer_loading: Literal[False] | None = None
+    defer_loading: OnlyFalse | None = None
     allowed_callers: None = None
 
 
@@ -92,7 +92,7 @@ class ReasoningOptions(Wire):
 class EventOptions(Wire):
     """Padding against traffic analysis is not done."""
 
-    include_obfuscation: Literal[False] | None = None
+    include_obfuscation: OnlyFalse | None = None
 
 
 class ResponseRequest(TokenFields, ServiceFields):
@@ -116,7 +116,7 @@ class ResponseRequest(TokenFields, ServiceFields):
     reasoning: ReasoningOptions | None = None
     stream_options: EventOptions | None = None
     store: bool | None = None
-    background: Literal[False] | None = None
+    background: OnlyFalse | None = None
     truncation: Literal["disabled"] | None = None
 
     @property

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 from dyvte.params import FinishReason
 from server.api.calls import call_id
-from server.api.reply import ReplyContext, TokenLogprob
+from server.api.chat_objects import TokenLogprob
+from server.api.reply import ReplyContext
 from server.api.responses.events import ResponseEvent
 from server.api.responses.reply import (
     FunctionCall,
