@@ -264,6 +264,12 @@ class PagedCache(KVCache):
         slots = self._slots(seq, layer, at, at + k_nHD.shape[0])
         self.scatter(self._tensor(slots), k_nHD, v_nHD)
 
+    def _take(self, source: int, seq: int, layer: int, rows: int, room: int) -> None:
+        there, here = (self._tensor(self._slots(each, layer, 0, rows)) for each in (source, seq))
+        flat = (-1, self.heads, self.head_dim)
+        keys, values = self.k_pool.view(flat), self.v_pool.view(flat)
+        self.scatter(here, keys.index_select(0, there), values.index_select(0, there))
+
     def _fork(self, parent: int, child: int) -> None:
         copies = self.ledger.fork(parent, child, self._lengths[parent], share=True)
         if copies:

@@ -127,7 +127,6 @@ class EngineCore:
     def step(self) -> list[Emission]:
         """Run one step and return what it said, in sequence order."""
         began = time.perf_counter()
-        self.prefixes.pin([self._sequences[work.seq] for work in self.scheduler.group])
         plan = self.scheduler.plan(self.runner.cache.lengths)
         for seq in sorted(plan.preempted, reverse=True):
             self._preempt(seq)

@@ -10,15 +10,15 @@ keeps the entries of one caller from another's. Used by the engine's thread alon
 from __future__ import annotations
 
 import itertools
+from array import array
 from collections import OrderedDict
-from collections.abc import Collection
 
 from dyvte.engine.sequence import RequestState, Sequence
 from dyvte.exits.policy import Policy, Reads, exit_of, prune_of
 from dyvte.kv_cache import KVCache
 from dyvte.prefix import Memory, Passage
 
-Key = tuple[str, bytes, tuple[int, ...]]
+Key = tuple[str, bytes, bytes]
 """Salt, content of the images, and the token ids up to the end of the last image."""
 
 
@@ -33,7 +33,7 @@ class PrefixCache:
         self._entries: OrderedDict[Key, Memory] = OrderedDict()
         self._keys: dict[int, Key] = {}  # by the sequence that holds the rows
         self._names = itertools.count(-1, -1)
-        self._pinned: frozenset[int] = frozenset()
+        self._takers: dict[int, Memory] = {}  # what each sequence in prefill takes rows from
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -52,7 +52,7 @@ class PrefixCache:
         if not self.max_bytes or images is None or not _shareable(state):
             return None
         ids = state.layout.token_ids[: state.layout.spans[-1].stop]
-        return state.request.cache_salt, images, ids
+        return state.request.cache_salt, images, array("q", ids).tobytes()
 
     def rows(self, key: object) -> int:
         """Rows that a request with this key would not have to compute."""
@@ -62,28 +62,22 @@ class PrefixCache:
     def look_up(self, sequence: Sequence) -> bool:
         """A sequence is about to be computed: show it its source. True if there is one."""
         key, owner = sequence.owner.prefix_key, sequence.owner
-        sequence.source = None if key is None else self._entries.get(key)
-        if sequence.source is not None and key is not None:
-            self._touch(key)
-        if key is not None and owner.trace is None:
-            owner.prefix_hit = sequence.source is not None
-        return sequence.source is not None
-
-    def pin(self, sequences: Collection[Sequence]) -> None:
-        """These are in prefill: what they take rows from must not go now."""
-        pinned = frozenset(each.source.seq for each in sequences if each.source is not None)
-        if pinned == self._pinned:
-            return
-        self._pinned = pinned
-        for seq in (entry.seq for entry in self._entries.values() if entry.seq < 0):
-            if seq in pinned:
-                self._ledger.need(seq)
-            else:
-                self._ledger.keep(seq)
+        self._let_go(sequence.seq)
+        if key is None:
+            return False
+        source = sequence.source = self._entries.get(key)
+        if owner.trace is None:
+            owner.prefix_hit = source is not None
+        if source is not None:
+            self._takers[sequence.seq] = source
+            self._ledger.need(source.seq)
+            self._entries.move_to_end(key)
+        return source is not None
 
     def note(self, sequence: Sequence, passage: Passage | None) -> None:
         """A prefill is over: remember what it computed, if nobody got as deep before."""
         sequence.source = None
+        self._let_go(sequence.seq)
         key = sequence.owner.prefix_key
         entry = None if passage is None else passage.memory(sequence.seq)
         if key is None or entry is None or entry.state_bytes > self.max_bytes:
@@ -99,6 +93,7 @@ class PrefixCache:
 
     def retire(self, seq: int) -> None:
         """A sequence ends. What it holds of a prefix stays; the rest must still be released."""
+        self._let_go(seq)
         key = self._keys.pop(seq, None)
         if key is None:
             return
@@ -107,8 +102,7 @@ class PrefixCache:
         self._keys[entry.seq] = key
         rows = entry.rows_per_layer(self._ledger.num_layers)
         self._cache.keep(seq, entry.seq, rows)
-        if seq in self._pinned:
-            self._pinned = self._pinned - {seq} | {entry.seq}
+        if not self._idle(entry):
             self._ledger.need(entry.seq)
         self._shrink()
 
@@ -122,18 +116,23 @@ class PrefixCache:
         for seq in list(self._keys):
             self._forget(seq)
 
-    def _touch(self, key: Key) -> None:
-        self._entries.move_to_end(key)
-        seq = self._entries[key].seq
-        if seq < 0 and seq not in self._pinned:
-            self._ledger.keep(seq)
+    def _idle(self, entry: Memory) -> bool:
+        """True if it is an entry, belongs to no running sequence, and nobody takes rows from it."""
+        taken = any(each is entry for each in self._takers.values())
+        return entry.seq < 0 and entry.seq in self._keys and not taken
+
+    def _let_go(self, seq: int) -> None:
+        """A sequence takes no rows any more."""
+        source = self._takers.pop(seq, None)
+        if source is not None and self._idle(source):
+            self._ledger.keep(source.seq)
 
     def _shrink(self) -> None:
         """Back into the budget; what is in use or belongs to a running sequence stays."""
         for entry in list(self._entries.values()):
             if self.held <= self.max_bytes:
                 return
-            if entry.seq < 0 and entry.seq not in self._pinned:
+            if self._idle(entry):
                 self._forget(entry.seq)
 
     def _forget(self, seq: int) -> None:

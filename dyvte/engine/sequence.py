@@ -72,7 +72,7 @@ class RequestState:
     choices: list[Sequence] = field(default_factory=list)
     image_rows: list[Tensor] | None = None
     image_hit: bool | None = None
-    prefix_key: tuple[str, bytes, tuple[int, ...]] | None = None
+    prefix_key: tuple[str, bytes, bytes] | None = None
     prefix_hit: bool | None = None
     trace: SequenceTrace | None = None
     kv_after_prefill: tuple[int, ...] = ()

@@ -383,3 +383,21 @@ def test_any_schedule_gives_the_answers_of_a_cold_engine(
         cold.same(driver, f"r{index}", request["exits"], *(request[name] for name in shape))
     assert driver.core.prefixes.held <= limit["memory"]
     driver.check_empty()
+
+
+def test_what_a_prefill_is_taking_is_not_given_up(cold: Cold, tiny_model: dyvte.Model) -> None:
+    """It was free to go in the step that had found it, when others ended in that step."""
+    driver = Reused(tiny_model, warm(max_step_rows=4))
+    driver.ask("first", asking(0, 0), "1")
+    driver.add("stream", asking(3, 0), GREEDY, EXITS["off"])
+    driver.step()
+    driver.add("taker", asking(0, 1), GREEDY, EXITS["off"])
+    driver.step()
+    assert driver.core.scheduler.group
+    driver.core.prefixes.max_bytes = 1
+    driver.core.prefixes._shrink()
+    assert driver.core.prefixes.rows(driver.states["taker"].prefix_key) == 12
+    assert not driver.ledger._kept
+    driver.run()
+    cold.same(driver, "taker", "off", 0, 1, 1, 1)
+    driver.check_empty()
