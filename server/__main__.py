@@ -84,7 +84,9 @@ def reason_of(error: Exception, settings: Settings) -> str:
         return f"{flag(error.field)}: {error.message}"
     if not isinstance(error, DyvteError):
         return f"--model {settings.model}: cannot be served ({type(error).__name__}: {text})"
-    return text if text.startswith("gates") else f"--model {text}"
+    if text.startswith("gates:"):
+        return f"--gates {settings.gates}{text[5:]}" if settings.gates else text
+    return f"--model {text}"
 
 
 def _refuse(reason: str) -> int:

@@ -26,6 +26,7 @@ from starlette.types import Scope
 from dyvte.engine.events import Engine
 from server.api import playground
 from server.api.chat import Chat
+from server.api.chat_objects import ChatCompletion
 from server.api.completions import Completions
 from server.api.context import RequestContext
 from server.api.door import Door
@@ -44,7 +45,6 @@ from server.api.openapi import (
     install_schema,
     stream_responses,
 )
-from server.api.reply import ChatCompletion
 from server.api.responses.reply import ResponseObject
 from server.api.responses.route import Responses, not_stored
 from server.api.service import Service

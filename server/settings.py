@@ -2,7 +2,7 @@
 
 Precedence: flag > environment > file > default. A wrong value is one line that names the flag,
 the value and the remedy. The command line is built from the fields below, so that a setting
-exists in one place. Knows neither the engine nor HTTP.
+exists in one place, and this file is as long as their list. Knows neither the engine nor HTTP.
 """
 
 from __future__ import annotations
