@@ -133,7 +133,8 @@ def main() -> int:
     """Measure and report."""
     args = parse()
     signal.signal(signal.SIGTERM, _end)
-    signal.signal(signal.SIGHUP, _end)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # not under nohup
+        signal.signal(signal.SIGHUP, _end)
     model = args.model.resolve()
     names = {
         "model": str(model),
