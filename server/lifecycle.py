@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
 
 import structlog
 
 from dyvte.engine.events import Engine
+from dyvte.errors import OptionError
 from dyvte.params import SamplingParams
 from dyvte.prompt import Prompt
 from server.admission import Admission, Place
@@ -161,8 +162,21 @@ def _check_operator_exits(engine: Engine, settings: Settings) -> None:
         presets = aliases(name, info, conversation).values()
         prompt = Prompt([0], user_turns=1 + conversation)
         for exits in (server_default(info, settings, conversation), *presets):
-            held = in_force(exits, engine, settings, conversation)
-            engine.check(prompt, SamplingParams(max_tokens=1), held)
+            try:
+                held = in_force(exits, engine, settings, conversation)
+                engine.check(prompt, SamplingParams(max_tokens=1), held)
+            except OptionError as error:
+                raise _as_set(error, settings) from error
+
+
+def _as_set(error: OptionError, settings: Settings) -> OptionError:
+    """The same fault, at the setting that the operator wrote."""
+    written = settings.default_exits
+    if error.field == "min_layer" and settings.min_exit_layer is not None:
+        return OptionError("min_exit_layer", error.message)
+    if isinstance(written, Mapping):
+        return OptionError("default_exits", f"{error.field} {error.message}")
+    return error
 
 
 async def _in_thread(open_engine: OpenEngine) -> Engine:

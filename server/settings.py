@@ -1,19 +1,19 @@
 """What the operator decides: every flag is also ``DYVTE_…`` and a key of ``--config file.yaml``.
 
-Precedence: flag > environment > file > default. A wrong value is one line that names the flag,
-the value and the remedy. The command line is built from the fields below, so that a setting
-exists in one place, and this file is as long as their list. Knows neither the engine nor HTTP.
+Precedence: flag > environment > file > default; a variable that is empty is none. A wrong value
+is one line that names the flag, the value and the remedy. The command line is built from the fields
+below, so that a setting exists in one place, and this file is as long as their list. Knows neither
+the engine nor HTTP.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BeforeValidator, Field, SecretStr, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -23,38 +23,11 @@ from pydantic_settings import (
 )
 
 from dyvte.params import ExitOptions
+from server.setting_values import ByteSize, Hosts, Origins, Secrets, parse_json_object
 
 
 class ConfigError(ValueError):
     """A configuration that cannot be used, in one line for the operator."""
-
-
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMG]I?)?B?", re.IGNORECASE)
-
-
-def parse_bytes(value: object) -> object:
-    """``"2GiB"``, ``"512MB"`` or ``"1048576"`` as bytes; other types are left to the field."""
-    if not isinstance(value, str):
-        return value
-    match = _SIZE.fullmatch(value.strip())
-    if not match:
-        raise ValueError("give bytes as a number with a unit, for example 2GiB or 512MiB")
-    return int(float(match[1]) * _UNITS[(match[2] or "").upper()])
-
-
-def parse_list(value: object) -> object:
-    """``"a,b"`` as ``("a", "b")``; a YAML list stays one."""
-    if isinstance(value, str):
-        return tuple(part.strip() for part in value.split(",") if part.strip())
-    return value
-
-
-def parse_json_object(value: object) -> object:
-    """A JSON object written into a flag as a mapping; any other text stays text."""
-    if isinstance(value, str) and value.lstrip().startswith("{"):
-        return json.loads(value)
-    return value
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -70,21 +43,18 @@ def read_config(path: Path) -> dict[str, Any]:
     return {str(key).replace("-", "_"): value for key, value in data.items()}
 
 
-ByteSize = Annotated[int, BeforeValidator(parse_bytes)]
-Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(parse_list)]
-Host = Annotated[str, Field(pattern=r"^(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*(:[0-9]{1,5})?$")]
-Hosts = Annotated[tuple[Host, ...], NoDecode, BeforeValidator(parse_list)]
-Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(parse_list)]
-
-
 class Settings(BaseSettings):
     """One field per flag; the description is the flag's help."""
 
-    model_config = SettingsConfigDict(env_prefix="DYVTE_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="DYVTE_", env_ignore_empty=True, extra="forbid", frozen=True
+    )
 
     # The model
     model: str = Field(default="demo", min_length=1, description="demo, a folder or a hub id")
-    gates: str | None = Field(default=None, description="folder with the exit gates of the model")
+    gates: str | None = Field(
+        default=None, min_length=1, description="folder with the exit gates of the model"
+    )
     foreign_gates: bool = Field(
         default=False, description="take gates made for another model of the same width"
     )
@@ -168,7 +138,7 @@ class Settings(BaseSettings):
     shadow_seed: int = Field(default=0, ge=0, description="seed of the draw of those answers")
 
     # The door
-    host: str = Field(default="127.0.0.1", description="address to listen on")
+    host: str = Field(default="127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(
         default=8000, ge=0, le=65535, description="port to listen on (0: any free one)"
     )
@@ -186,7 +156,7 @@ class Settings(BaseSettings):
     ssl_keyfile: Path | None = Field(
         default=None, description="its private key in PEM (default: in the same file)"
     )
-    cors_origins: Words = Field(
+    cors_origins: Origins = Field(
         default=(), description="origins browsers may call from, with commas"
     )
     playground: bool = Field(

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from typing import Any
 
 import httpx
 import pytest
 
-from dyvte.errors import ModelError
+from dyvte.engine.events import Checked
+from dyvte.errors import ModelError, OptionError
+from dyvte.params import ExitOptions, SamplingParams
+from dyvte.prompt import Prompt
 from server.app import create_app
 from server.lifecycle import Phase
 from server.settings import Settings
 from tests.server.conftest import Connect
 from tests.server.examples import CHAT, body, events
-from tests.server.fake_engine import FakeEngine
+from tests.server.fake_engine import NUM_LAYERS, FakeEngine
 
 pytestmark = pytest.mark.anyio
 
@@ -61,6 +65,32 @@ async def test_a_failed_load_is_told_once(operator: dict[str, str]) -> None:
     good = operator == {"default_exits": "off"}
     assert failed is not good
     assert len(told) == (0 if good else 1)
+
+
+class Layered(FakeEngine):
+    """Knows how many layers it has."""
+
+    def check(self, prompt: Prompt, sampling: SamplingParams, exits: ExitOptions | None) -> Checked:
+        if exits is not None and (exits.min_layer or 0) >= NUM_LAYERS:
+            raise OptionError("min_layer", f"is out of range: the layers are 0..{NUM_LAYERS - 1}")
+        return super().check(prompt, sampling, exits)
+
+
+@pytest.mark.parametrize(
+    ("operator", "field"),
+    [
+        ({"min_exit_layer": 99}, "min_exit_layer"),
+        ({"default_exits": {"policy": "gate", "min_layer": 99}}, "default_exits"),
+    ],
+)
+async def test_exits_that_cannot_hold_are_told_with_the_operators_own_flag(
+    operator: dict[str, Any], field: str
+) -> None:
+    told: list[Exception] = []
+    app = create_app(Settings.model_validate(operator), Layered, on_failure=told.append)
+    async with app.router.lifespan_context(app):
+        await app.state.loading
+    assert [error.field for error in told if isinstance(error, OptionError)] == [field]
 
 
 async def test_a_dead_engine_is_not_healthy(connect: Connect) -> None:

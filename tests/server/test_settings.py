@@ -77,6 +77,12 @@ def test_keys_are_lists_and_never_printed() -> None:
         (["--config", "/no/such/file"], ("--config", "/no/such/file", "file")),
         (["--max-aggressiveness", "2"], ("--max-aggressiveness", "2", "1")),
         (["--shadow-share", "1.5"], ("--shadow-share", "1.5", "1")),
+        (["--api-key", ""], ("--api-key", "empty", "leave it out")),
+        (["--api-key", " ,"], ("--api-key", "empty", "leave it out")),
+        (["--host", ""], ("--host", "at least 1 character")),
+        (["--image-hosts", "https://x"], ("--image-hosts", "https://x", "images.example")),
+        (["--cors-origins", "https://x/"], ("--cors-origins", "https://x/", "without a path")),
+        (["--cors-origins", "app.example"], ("--cors-origins", "app.example", "https://")),
     ],
 )
 def test_a_mistake_is_one_line_with_flag_value_and_remedy(
@@ -87,6 +93,20 @@ def test_a_mistake_is_one_line_with_flag_value_and_remedy(
     line = str(caught.value)
     assert "\n" not in line
     assert all(word in line for word in words), line
+
+
+def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compose and charts hand on what nobody set as an empty text."""
+    for name in ("API_KEY", "GATES", "PORT", "CONFIG"):
+        monkeypatch.setenv(f"DYVTE_{name}", "")
+    assert load_settings([]) == Settings()
+    assert Settings().api_key == ()
+
+
+def test_origins_are_as_browsers_send_them() -> None:
+    origins = ("https://app.example:8443", "http://localhost")
+    assert load_settings(["--cors-origins", ",".join(origins)]).cors_origins == origins
+    assert load_settings(["--cors-origins", "*"]).cors_origins == ("*",)
 
 
 def test_an_unknown_key_of_the_file_is_named(tmp_path: Path) -> None:
