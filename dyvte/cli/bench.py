@@ -131,7 +131,8 @@ async def _model(client: httpx.AsyncClient, args: argparse.Namespace) -> str:
     try:
         return str(reply.json()["data"][0]["id"])
     except (ValueError, LookupError, TypeError):
-        raise CommandError(f"{args.base_url} lists no models", "name one with --model") from None
+        what = f"--base-url {args.base_url}: lists no models"
+        raise CommandError(what, "end it with /v1, or name one with --model") from None
 
 
 def _progress(quiet: bool) -> Progress:

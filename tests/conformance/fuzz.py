@@ -23,7 +23,7 @@ from typing import Any
 import httpx
 import orjson
 
-from dyvte.engine.events import Engine, EngineRequest, ModelInfo, TokenEvent
+from dyvte.engine.events import Checked, Engine, EngineRequest, ModelInfo, TokenEvent
 from dyvte.params import ExitOptions, SamplingParams
 from dyvte.prompt import Message, Prompt
 from dyvte.structured import StructuredOutput
@@ -54,7 +54,7 @@ class ScriptedDemo(FakeEngine):
     def prepare(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> Prompt:
         return self.inner.prepare(messages, tools)
 
-    def check(self, prompt: Prompt, sampling: SamplingParams, exits: ExitOptions | None) -> int:
+    def check(self, prompt: Prompt, sampling: SamplingParams, exits: ExitOptions | None) -> Checked:
         return self.inner.check(prompt, sampling, exits)
 
     def resolve(self, exits: ExitOptions | None, conversation: bool = False) -> ExitOptions:
