@@ -107,6 +107,14 @@ class DecoderAdapter(ModelAdapter):
                 if child is head:
                     setattr(parent, name, self._lm_head)
 
+    def decoder_bytes(self) -> int:
+        """Bytes of the layers, the last norm and the head: what a decode step reads."""
+        return sum(
+            p.numel() * p.element_size()
+            for part in (self._layers, self._norm, self._lm_head)
+            for p in part.parameters()
+        )
+
     def parameter_bytes(self) -> int:
         """Bytes of all weights as loaded."""
         return sum(p.numel() * p.element_size() for p in self.model.parameters())

@@ -112,12 +112,14 @@ def _modules(model: Any, part: Part) -> Iterator[nn.Module]:
 
 
 def origin_of(adapter: ModelAdapter, name: str) -> Origin | None:
-    """Which model this is; None where there are no weights to tell it by."""
+    """Which model this is; None where there are no weights to tell it by, or only rounded ones."""
     if adapter.device.type == "meta" or not isinstance(adapter, DecoderAdapter):
         return None
     by_part: dict[Part, list[Tensor]] = {}
     for part, parameter in _parameters(adapter):
         by_part.setdefault(part, []).append(parameter.detach())
+    if any(each.dtype == torch.int8 for held in by_part.values() for each in held):
+        return None
     drawn = [value for part in PARTS for value in _spread(by_part.get(part, []))]
     values = torch.stack(drawn).to("cpu", torch.bfloat16).view(torch.int16).tolist()
     return Origin(adapter.family, name, "".join(f"{value & 0xFFFF:04x}" for value in values))

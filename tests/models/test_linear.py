@@ -181,6 +181,16 @@ def test_int8_leaves_head_and_tower_as_they_were(tiny_folder: Path) -> None:
     assert Int8Linear not in kinds
 
 
+@needs_int8
+def test_int8_is_smaller_and_tells_no_origin(tiny_folder: Path) -> None:
+    model = adapter(tiny_folder, torch.float32)
+    before = model.parameter_bytes(), model.decoder_bytes()
+    prepare(model, "int8")
+    assert model.decoder_bytes() < 0.6 * before[1]
+    assert before[0] - model.parameter_bytes() == before[1] - model.decoder_bytes()
+    assert origin_of(model, "tiny") is None
+
+
 def test_plain_is_left_alone(tiny_folder: Path) -> None:
     model = dyvte.load(tiny_folder, dtype="float32", weights="plain").adapter
     assert isinstance(model, LlavaAdapter)
