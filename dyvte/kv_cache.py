@@ -131,6 +131,14 @@ class RunCache(KVCache):
     def __init__(self, ledger: PageLedger, heads: int, head_dim: int, dtype: torch.dtype) -> None:
         super().__init__(ledger, heads, head_dim, dtype)
         self._runs: dict[tuple[int, int], Tensor] = {}
+        self._writers: dict[tuple[int, int], int] = {}  # who writes behind a kept prefix
+
+    def rewind(self, lengths: Mapping[int, Sequence[int]]) -> None:
+        """As ever; a run that is empty again is let go, since it may be a kept prefix's."""
+        super().rewind(lengths)
+        for seq, rows in lengths.items():
+            for layer in (layer for layer, count in enumerate(rows) if not count):
+                self._runs.pop((seq, layer), None)
 
     def rows(self, seq: int, layer: int) -> tuple[Tensor, Tensor]:
         """Views into the run."""
@@ -155,10 +163,14 @@ class RunCache(KVCache):
         return torch.empty(shape, dtype=self.dtype, device=device)
 
     def _take(self, source: int, seq: int, layer: int, rows: int, room: int) -> None:
+        """One at a time may write behind a prefix that is kept, where it lies; others copy it."""
         there = self._runs[source, layer]
-        run = self._runs.get((seq, layer))
-        if run is None or run.shape[2] < room:
-            self._runs[seq, layer] = run = self._run(room, there.device)
+        if self._lengths[source][layer] == rows and room <= there.shape[2]:
+            writer = self._writers.get((source, layer))
+            if writer is None or self._runs.get((writer, layer)) is not there:
+                self._writers[source, layer], self._runs[seq, layer] = seq, there
+                return
+        self._runs[seq, layer] = run = self._run(room, there.device)
         run[:, :, :rows] = there[:, :, :rows]
 
     def _rename(self, seq: int, other: int) -> Sequence[int]:
@@ -166,7 +178,8 @@ class RunCache(KVCache):
         capacities = []
         for layer, rows in enumerate(self._lengths[other]):
             run = self._runs.pop((seq, layer))
-            if run.shape[2] > 2 * self.ledger.pages_for(rows) * self.ledger.page_size:
+            enough = 2 * self.ledger.pages_for(rows) * self.ledger.page_size
+            if run.shape[2] > min(enough, self.ledger.capacity(other, layer)):
                 longer, run = run, self._run(rows, run.device)
                 run[:, :, :rows] = longer[:, :, :rows]
             self._runs[other, layer] = run
@@ -181,6 +194,7 @@ class RunCache(KVCache):
     def _drop(self, seq: int) -> None:
         for layer in range(self.ledger.num_layers):
             self._runs.pop((seq, layer), None)
+            self._writers.pop((seq, layer), None)
 
 
 class PagedCache(KVCache):

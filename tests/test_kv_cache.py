@@ -141,3 +141,67 @@ def test_a_block_table_names_the_pages_of_each_sequence() -> None:
     assert table.dtype is torch.int32
     assert table[0].tolist() == list(cache.ledger.table(3, 1))
     assert table[1].tolist() == [*cache.ledger.table(5, 1), 0, 0]
+
+
+def kept(cache: KVCache, rows: int) -> list[torch.Tensor]:
+    """Sequence 0 computed 6 rows and ended; its first ``rows`` are kept as -1."""
+    cache.ledger.reserve(0, 6)
+    for layer in range(LAYERS):
+        append(cache, {0: 6}, layer, layer)
+    before = content(cache, 0)
+    cache.keep(0, -1, [rows] * LAYERS)
+    return [each[:, :, :rows] for each in before]
+
+
+def test_what_is_kept_is_the_beginning_and_counts_as_free(cache: KVCache) -> None:
+    prefix = kept(cache, 3)
+    assert all(map(torch.equal, content(cache, -1), prefix))
+    assert cache.lengths(0) == [0] * LAYERS
+    assert cache.ledger.num_free == cache.ledger.num_pages
+    cache.ledger.reserve(1, cache.ledger.num_pages // LAYERS * PAGE)
+    assert cache.ledger.sequences == [1]
+
+
+@pytest.mark.parametrize("rows", [3, 5, 9])
+def test_takers_write_behind_the_same_rows_without_disturbing_each_other(
+    rows: int, cache: KVCache
+) -> None:
+    """One of them writes where the rows lie; more than fits there moves it."""
+    prefix = kept(cache, 3)
+    for seq in (1, 2, 3):
+        cache.ledger.reserve(seq, 3 + rows)
+        for layer in range(LAYERS):
+            cache.take(-1, seq, layer, 3, 3 + min(rows, 4))
+    for layer in range(LAYERS):
+        append(cache, {1: rows, 2: rows, 3: rows}, layer, 20 + layer)
+    for layer in range(LAYERS):
+        draw = torch.Generator().manual_seed(20 + layer)
+        fresh = torch.randn(2, 3 * rows, HEADS, DIM, generator=draw).transpose(1, 2)
+        for index, seq in enumerate((1, 2, 3)):
+            own = fresh[:, :, index * rows : (index + 1) * rows]
+            assert torch.equal(content(cache, seq)[layer], torch.cat([prefix[layer], own], 2))
+    cache.release(1)
+    cache.release(-1)
+    assert torch.equal(content(cache, 2)[0][:, :, :3], prefix[0])
+    cache.release(2)
+    cache.release(3)
+    assert cache.ledger.num_free == cache.ledger.num_pages
+
+
+def test_one_taker_at_a_time_needs_no_copy() -> None:
+    cache = make("runs")
+    assert isinstance(cache, RunCache)
+    kept(cache, 3)
+    for seq in (1, 2):
+        cache.ledger.reserve(seq, 6)
+        cache.take(-1, seq, 0, 3, 6)
+    lying = cache._runs[-1, 0]
+    assert cache._runs[1, 0] is lying
+    assert cache._runs[2, 0] is not lying
+    cache.release(1)
+    cache.ledger.reserve(3, 6)
+    cache.take(-1, 3, 0, 3, 6)
+    assert cache._runs[3, 0] is lying
+    cache.rewind({3: [0] * LAYERS})
+    append(cache, {3: 6}, 0, 9)
+    assert cache._runs[3, 0] is not lying
