@@ -168,6 +168,8 @@ def _end_layer(model: ModelAdapter, loop: LayerLoop, cache: KVCache, begun: Begu
     layer, before, loop.begun = loop.layer, loop.batch.hidden, None
     loop.batch = loop.batch.after(layer, _joined(begun.out))
     loop.layer += 1
+    if not any(segment.prefill for segment in loop.batch.segments):
+        return  # nothing leaves in decode steps
     returning = _let_leave(
         loop,
         Boundary(

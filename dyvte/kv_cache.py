@@ -142,20 +142,38 @@ class RunCache(KVCache):
 
     def rows(self, seq: int, layer: int) -> tuple[Tensor, Tensor]:
         """Views into the run."""
-        run = self._runs[seq, layer]
-        length = self._lengths[seq][layer]
-        return run[0, :, :length], run[1, :, :length]
+        keys, values = self._runs[seq, layer].narrow(2, 0, self._lengths[seq][layer])
+        return keys, values
+
+    def append(self, layer: int, batch: PackedBatch, k_THD: Tensor, v_THD: Tensor) -> None:
+        """Where every sequence adds one row, keys and values go there in one write."""
+        if len(batch.segments) < len(k_THD):
+            super().append(layer, batch, k_THD, v_THD)
+            return
+        both = torch.stack((k_THD, v_THD))
+        for index, segment in enumerate(batch.segments):
+            rows = self._lengths.setdefault(segment.seq, [0] * self.ledger.num_layers)
+            at = rows[layer]
+            run = self._room(segment.seq, layer, at, at + 1, k_THD.device)
+            run[:, :, at] = both[:, index]
+            rows[layer] = at + 1
 
     def _write(self, seq: int, layer: int, at: int, k_nHD: Tensor, v_nHD: Tensor) -> None:
         stop = at + k_nHD.shape[0]
-        run = self._runs.get((seq, layer))
-        if run is None or run.shape[2] < stop:
-            grown = self._run(stop, k_nHD.device)
-            if run is not None:
-                grown[:, :, :at] = run[:, :, :at]
-            self._runs[seq, layer] = run = grown
+        run = self._room(seq, layer, at, stop, k_nHD.device)
         run[0, :, at:stop] = k_nHD.transpose(0, 1)
         run[1, :, at:stop] = v_nHD.transpose(0, 1)
+
+    def _room(self, seq: int, layer: int, at: int, stop: int, device: torch.device) -> Tensor:
+        """The run, large enough for ``stop`` rows; its first ``at`` are kept."""
+        run = self._runs.get((seq, layer))
+        if run is not None and run.shape[2] >= stop:
+            return run
+        grown = self._run(stop, device)
+        if run is not None:
+            grown[:, :, :at] = run[:, :, :at]
+        self._runs[seq, layer] = grown
+        return grown
 
     def _run(self, rows: int, device: torch.device) -> Tensor:
         capacity = self.ledger.pages_for(rows) * self.ledger.page_size

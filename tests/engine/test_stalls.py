@@ -132,7 +132,7 @@ def beside_a_stream(model: dyvte.Model, **settings: Any) -> Watched:
 def test_images_are_encoded_one_by_one_while_others_decode(tiny_model: dyvte.Model) -> None:
     driver = beside_a_stream(tiny_model)
     driver.add("r", tiny.prompt(1, images=3))
-    seen = []
+    seen: list[int] = []
     while len(seen) < 4:
         driver.step()
         seen.append(driver.images)
