@@ -30,7 +30,7 @@ class Work:
     """A sequence that needs a prefill of ``rows`` rows and then seats for ``copies`` choices.
 
     ``cached`` of the rows need not run. Sequences of one ``prefix`` share them: of several that
-    wait while nothing is cached yet, one goes first.
+    wait while nothing is cached yet, one goes first, and the ``patient`` wait for it once.
 
     ``background``: its steps are bounded even if nobody waits now, so that whoever comes
     meanwhile does not wait long.
@@ -42,6 +42,7 @@ class Work:
     background: bool = False
     prefix: Hashable | None = None
     cached: int = 0
+    patient: bool = True
 
     @property
     def fresh(self) -> int:
@@ -166,10 +167,18 @@ class Scheduler:
         return work if work.prefix is None else replace(work, cached=self.cached_rows(work.prefix))
 
     def _waits_for_group(self, work: Work) -> bool:
-        """True if one of the group is about to compute what it could take from there."""
-        if work.prefix is None or work.cached:
+        """True if one of the group is about to compute what it could take from there.
+
+        Only once: what that one computes may turn out to be nothing that can be taken.
+        """
+        if work.prefix is None or work.cached or not work.patient:
             return False
-        return any(each.prefix == work.prefix for each in self.group)
+        if all(each.prefix != work.prefix for each in self.group):
+            return False
+        for at, each in enumerate(self.waiting):
+            if each.prefix == work.prefix:
+                self.waiting[at] = replace(each, patient=False)
+        return True
 
     def _leaves_room(self, work: Work) -> bool:
         """A page per layer stays for each running sequence, or admission would preempt it."""

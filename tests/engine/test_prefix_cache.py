@@ -141,6 +141,20 @@ def test_questions_that_arrive_together_compute_their_picture_once(
     driver.check_empty()
 
 
+def test_nobody_waits_twice_for_a_prefix_that_is_not_kept(tiny_model: dyvte.Model) -> None:
+    """Where the first left nothing the others went one by one, and packing was lost."""
+    driver = Reused(tiny_model, warm(memory=1))
+    for question in range(4):
+        driver.add(f"{question}", asking(0, question), GREEDY, EXITS["2"])
+    driver.step()
+    assert driver.core.snapshot().running == 1
+    driver.step()
+    assert driver.core.snapshot().running == 4
+    driver.run()
+    assert len(driver.core.prefixes) == 0
+    driver.check_empty()
+
+
 def test_a_budget_of_one_entry_keeps_the_latest(tiny_model: dyvte.Model) -> None:
     driver = Reused(tiny_model, warm())
     driver.ask("one", asking(0, 0), "off")
