@@ -20,6 +20,7 @@ from dyvte.engine.events import Checked, Engine
 from dyvte.prompt import Prompt
 from server.api.errors import bad_request
 from server.api.translate import ChatJob, ImageSource
+from server.characters import check_characters
 from server.forms import FormCompiler
 from server.images import Decoding, ImageError, ImageLimits, decode_image, read_data_url
 from server.remote import Budget, RemoteImages, is_remote
@@ -121,6 +122,8 @@ class Preprocessor:
 
     def _prepare(self, job: ChatJob, fetched: Mapping[str, bytes], engine: Engine) -> Prepared:
         began = time.perf_counter()
+        signatures = [tool.signature for tool in job.tools]
+        check_characters(engine.info.max_model_len, job.messages, signatures)
         messages = self._with_pictures(job, fetched)
         decoded = time.perf_counter()
         prompt = engine.prepare(messages, job.tools)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from dyvte.engine.events import Checked, Engine
 from dyvte.params import ExitOptions, SamplingParams
 from dyvte.prompt import Prompt
+from server.characters import check_characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,7 @@ def prepare_texts(job: TextJob, engine: Engine) -> PreparedTexts:
     began = time.perf_counter()
     prompts, texts, checked = [], [], []
     for given in job.prompts:
+        check_characters(engine.info.max_model_len, given)
         ids = engine.tokenize(given, job.special) if isinstance(given, str) else given
         prompt = Prompt(ids)
         checked.append(engine.check(prompt, job.sampling, job.exits))

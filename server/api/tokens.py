@@ -11,7 +11,7 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from dyvte.engine.events import Engine
-from dyvte.errors import DyvteError
+from dyvte.errors import DyvteError, PromptTooLong
 from dyvte.prompt import Prompt
 from server.api.body import read_json
 from server.api.completion_schema import TokenizeRequest
@@ -22,6 +22,7 @@ from server.api.schema import ChatRequest
 from server.api.timeout import deadline_of
 from server.api.translate import translate
 from server.api.validation import parse_detokenize, parse_tokenize
+from server.characters import check_characters
 from server.deadline import in_time
 from server.lifecycle import Lifecycle
 from server.preprocess import Preprocessor
@@ -109,6 +110,10 @@ class Tokens:
             raise bad_request("Give one of 'prompt' and 'messages'.", "prompt")
         if asked.messages is None:
             text, special = asked.prompt or "", asked.add_special_tokens is not False
+            try:
+                check_characters(engine.info.max_model_len, text)
+            except PromptTooLong as error:
+                raise from_engine(error, record_of(request).request_id, "prompt") from error
             ids = await self.preprocessor.run(lambda: engine.tokenize(text, special))
             if not ids:
                 raise bad_request("Invalid 'prompt': has no tokens.", "prompt")
