@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import dyvte
 from dyvte import ModelError
-from server.__main__ import _reason, open_engine
+from server.__main__ import open_engine, reason_of
 from server.settings import Settings
 from tests import tiny
 from tests.models.families.family import picture, says
@@ -159,7 +159,7 @@ def test_a_folder_that_no_message_can_be_put_to_is_not_served(
     settings = Settings.model_validate({"model": str(folder), "device": "cpu"})
     with pytest.raises(ModelError) as caught:
         open_engine(settings)
-    reason = _reason(caught.value, settings)
+    reason = reason_of(caught.value, settings)
     assert reason.startswith(f"--model {folder}: {what}")
     assert "copy the missing files" in reason
 
