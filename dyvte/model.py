@@ -76,6 +76,8 @@ class Model:
     def prompt(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> Prompt:
         """Chat messages with PIL images → a processed prompt. Raises PromptError.
 
+        An image part may say its ``detail``, one of ``dyvte.prompt.DETAILS``.
+
         ``tools`` are told to the model as ``dyvte.tools`` says.
         """
         if self.chat is None:
@@ -84,14 +86,15 @@ class Model:
             )
         if not messages:
             raise PromptError("messages is empty: give at least one")
-        pictures = images_of(messages)
+        shown = images_of(messages)
         ids = encode(self.chat, messages, tools)
         turns = max(1, sum(message.get("role") == "user" for message in messages))
-        if not pictures:
+        if not shown:
             return Prompt(ids, user_turns=turns)
         if self.process_images is None:
             raise PromptError("this model has no image processor; it takes text only")
-        return Prompt(ids, self.process_images(pictures), turns)
+        pictures, details = zip(*shown, strict=True)
+        return Prompt(ids, self.process_images(pictures, details), turns)
 
     def tokenize(self, text: str, special: bool = True) -> list[int]:
         """Ids of plain text: characters that spell a special token stay characters.

@@ -16,10 +16,13 @@ from dyvte.errors import PromptError
 IMAGE = -200
 """The id that stands for one image in ``Prompt.token_ids`` (LLaVA's ``IMAGE_TOKEN_INDEX``)."""
 
+DETAILS = ("auto", "low", "high")
+"""How finely to look at an image: "low" with the fewest visual tokens that do."""
+
 Message = Mapping[str, Any]
 """``role`` and ``content``: a string, or a list of parts of type text (``text``) or image
-(``image``, a PIL image). An assistant's may have ``tool_calls`` (``name`` and ``arguments``, an
-object); role "tool" is what one returned."""
+(``image``, a PIL image; ``detail``, one of ``DETAILS``, may stand beside it). An assistant's may
+have ``tool_calls`` (``name`` and ``arguments``, an object); role "tool" is what one returned."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,6 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-LOW_DETAIL = (512, 512)  # OpenAI's "low": a version of at most 512 × 512
 _DATA_URL = re.compile(r"data:image/(?:jpeg|jpg|png|webp|gif);base64,", re.IGNORECASE)
 
 
@@ -107,27 +106,23 @@ def _refusal(url: str) -> str:
     return "must be a data: URL (data:image/png;base64,…)"
 
 
-Decoding = InFlight[tuple[bytes, bool], Image.Image]
-"""Pictures that are being decoded now, by the hash of the whole file and by "low detail?"."""
+Decoding = InFlight[bytes, Image.Image]
+"""Pictures that are being decoded now, by the hash of the whole file."""
 
 
-def decode_image(
-    data: bytes, limits: ImageLimits, detail: str = "auto", decoding: Decoding | None = None
-) -> Image.Image:
+def decode_image(data: bytes, limits: ImageLimits, decoding: Decoding | None = None) -> Image.Image:
     """``data`` as an upright RGB picture without transparency. Raises ImageError.
 
     The picture may be shared with other callers of the same ``decoding``: do not change it.
     """
     if not data:
         raise ImageError(ImageFault.EMPTY, "the image is empty")
-    low = detail == "low"
     try:
         with Image.open(BytesIO(data), formats=FORMATS) as opened:
             limits.take(*opened.size)
             if decoding is None:
-                return _read(opened, low)
-            key = sha256(data).digest(), low
-            return decoding.result(key, lambda: _read(opened, low))
+                return _read(opened)
+            return decoding.result(sha256(data).digest(), lambda: _read(opened))
     except ImageError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -138,12 +133,9 @@ def decode_image(
         ) from None
 
 
-def _read(opened: Image.Image, low: bool) -> Image.Image:
+def _read(opened: Image.Image) -> Image.Image:
     opened.load()
-    picture = rgb(_upright(opened))
-    if low:
-        picture.thumbnail(LOW_DETAIL)
-    return picture
+    return rgb(_upright(opened))
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -145,7 +145,7 @@ class Preprocessor:
                 return part
             source = part["image"]
             picture = self._picture(source, fetched.get(source.url), limits)
-            return {"type": "image", "image": picture}
+            return {"type": "image", "image": picture, "detail": source.detail}
 
         return [
             {**message, "content": [part_of(part) for part in message["content"]]}
@@ -159,7 +159,7 @@ class Preprocessor:
         with self._named(source):
             if data is None:
                 data = read_data_url(source.url, limits.max_bytes)
-            picture = decode_image(data, limits, source.detail, self._decoding)
+            picture = decode_image(data, limits, self._decoding)
         self._watch.media_seconds("decode", time.perf_counter() - began)
         return picture
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from dyvte.data.pictures import picture_of
 from dyvte.data.sample import DataError, Sample
-from dyvte.prompt import Message
+from dyvte.prompt import DETAILS, Message
 
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
@@ -64,11 +64,15 @@ def _part(part: Any, role: str, folder: Path) -> Mapping[str, Any]:
     if role != "user":
         raise DataError(f"{role} messages cannot hold an image")
     url = part.get(kind)
+    detail = None
     if isinstance(url, dict):
+        detail = url.get("detail")
         url = url.get("url")
     if not isinstance(url, str) or not url:
         raise DataError(f'an {kind} part needs a path or a data URL as "{kind}"')
-    return {"type": "image", "image": picture_of(url, folder)}
+    if detail not in (None, *DETAILS):
+        raise DataError(f"detail {detail!r} of an image: use {', '.join(DETAILS)}")
+    return {"type": "image", "image": picture_of(url, folder), "detail": detail or DETAILS[0]}
 
 
 def _text(message: Message) -> str | None:

@@ -19,6 +19,7 @@ from dyvte.exits.gate import GateBank
 from dyvte.flops import DecoderShape
 from dyvte.models.adapter import ModelAdapter
 from dyvte.models.projection import last_query_and_keys
+from dyvte.models.vision.detail import LowDetail
 from dyvte.models.vision.towers import check_levels
 
 
@@ -124,12 +125,14 @@ class NativeAdapter(DecoderAdapter):
     """A family that ``transformers`` has a class for.
 
     ``native`` is that class; ``image_frame`` the tokens that its processor puts around an image;
-    ``image_settings`` what its processor asks of its image processor.
+    ``image_settings`` what its processor asks of its image processor; ``low_detail`` what a
+    picture of low detail changes there, None where all pictures have one size.
     """
 
     native: ClassVar[Any]
     image_frame: ClassVar[tuple[str, ...]] = ()
     image_settings: ClassVar[Mapping[str, Any]] = {}
+    low_detail: ClassVar[LowDetail | None] = None
 
     def __init__(self, model: Any, gates: GateBank | None = None) -> None:
         super().__init__(model, model.model.language_model, model.lm_head, gates)

@@ -239,3 +239,16 @@ def test_rows_that_show_the_same_picture_are_one_group(folder: Path) -> None:
     rows = [{"messages": [user("q", *shown)]} for shown in (["red.png"], ["blue.png"], ["red.png"])]
     read = list(read_samples(lines(folder, *rows, {"messages": [user("q")]})))
     assert [sample.group for sample in read] == [0, 1, 0, 3]
+
+
+def test_a_pictures_detail_goes_along_and_another_word_is_refused(folder: Path) -> None:
+    asked = user("which?", "red.png", "blue.png")
+    asked["content"][0]["image_url"]["detail"] = "low"
+    said = {"role": "assistant", "content": "red"}
+    (sample,) = read_samples(lines(folder, {"messages": [asked, said]}))
+    [parts] = [message["content"] for message in sample.load()]
+    assert [part.get("detail") for part in parts] == ["low", "auto", None]
+    asked["content"][0]["image_url"]["detail"] = "tiny"
+    skips = Skips()
+    assert list(read_samples(lines(folder, {"messages": [asked, said]}), skips=skips)) == []
+    assert skips.report() == ["line 1: detail 'tiny' of an image: use auto, low, high"]

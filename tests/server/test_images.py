@@ -18,8 +18,8 @@ from tests.server.fake_engine import FakeEngine
 LIMITS = (10**7, 10**6)
 
 
-def decoded(data: bytes, detail: str = "auto") -> Image.Image:
-    return decode_image(data, ImageLimits(*LIMITS), detail)
+def decoded(data: bytes) -> Image.Image:
+    return decode_image(data, ImageLimits(*LIMITS))
 
 
 def fault(data: bytes) -> ImageFault:
@@ -146,12 +146,6 @@ def test_the_first_frame_of_an_animation_counts(form: str) -> None:
     assert red > 240 > 15 > blue
 
 
-def test_low_detail_shrinks_and_high_does_not() -> None:
-    data = encoded(Image.new("RGB", (800, 400)))
-    assert decoded(data, "low").size == (512, 256)
-    assert decoded(data, "high").size == (800, 400)
-
-
 def test_pixels_are_counted_before_decoding() -> None:
     assert fault(png_header(30_000, 30_000)) is ImageFault.TOO_MANY_PIXELS
     assert fault(png_header(1001, 1000)) is ImageFault.TOO_MANY_PIXELS
@@ -244,6 +238,23 @@ async def test_the_engine_gets_pictures_in_order(connect: Connect) -> None:
         assert (await client.post(CHAT, json=body("text only"))).status_code == 200
     parts = engine.messages[0][0]["content"]
     assert [part["image"].size for part in parts[:2]] == [(8, 6), (1, 1)]
+
+
+@pytest.mark.anyio
+async def test_the_engine_is_told_each_pictures_detail(connect: Connect) -> None:
+    engine = FakeEngine()
+    asked = with_images(RED, RED, RED, RED)
+    parts = asked["messages"][0]["content"]
+    for part, detail in zip(parts, ["low", "high", None], strict=False):
+        part["image_url"]["detail"] = detail
+    async with connect(engine) as client:
+        assert (await client.post(CHAT, json=asked)).status_code == 200
+        parts[1]["image_url"]["detail"] = "huge"
+        refused = await client.post(CHAT, json=asked)
+    given = engine.messages[0][0]["content"]
+    assert [part["detail"] for part in given[:4]] == ["low", "high", "auto", "auto"]
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == "messages[0].content[1].image_url.detail"
 
 
 def test_a_photograph_of_twenty_megapixels_is_read() -> None:

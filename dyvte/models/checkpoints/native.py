@@ -124,4 +124,4 @@ def read_image_processor(folder: Path, adapter: type[NativeAdapter]) -> ImagePro
     for file in files:
         check_settings(file)
     processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
-    return ImageProcessor(processor, settings=adapter.image_settings)
+    return ImageProcessor(processor, settings=adapter.image_settings, low=adapter.low_detail)

@@ -2,14 +2,14 @@
 
 An image is resized onto a canvas of the tower's squares; the tiles and a thumbnail of the whole
 run through the tower. The tiles' rows are joined into one grid, the padding is cut off, and a
-learned vector ends each line of the grid.
+learned vector ends each line of the grid. An image of low detail is its thumbnail alone.
 
-Shapes: n images, m the most tiles that one of them has (the others are padded with zeros).
+Shapes: n images, m the most tiles that one of them has (the others are padded with zeros), t tiles
+of all images.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -19,8 +19,9 @@ from transformers.models.llava_next.modeling_llava_next import image_size_to_num
 
 from dyvte.errors import ModelError, PromptError
 from dyvte.exits.gate import GateBank
-from dyvte.models.adapter import check_finite, processed
+from dyvte.models.adapter import check_finite, counted, processed
 from dyvte.models.decoder import NativeAdapter
+from dyvte.models.vision.detail import NUM_TILES
 from dyvte.models.vision.towers import check_tower, patches_of, pooling_head, vision_shape
 
 Size = tuple[int, int]
@@ -28,7 +29,11 @@ Size = tuple[int, int]
 
 
 class AnyresAdapter(NativeAdapter):
-    """``images``: ``pixel_values [n, m, C, H, W]`` and ``image_sizes [n, 2]``."""
+    """``images``: ``pixel_values [n, m, C, H, W]`` and ``image_sizes [n, 2]``.
+
+    ``num_tiles [n]``, where they hold it, is 1 for an image that is its thumbnail alone, else what
+    its size says.
+    """
 
     towers: ClassVar[tuple[str, ...]] = ("clip_vision_model", "siglip_vision_model")
 
@@ -48,14 +53,9 @@ class AnyresAdapter(NativeAdapter):
             )
 
     def tile_counts(self, images: Mapping[str, Any], sizes: Sequence[Size]) -> list[int]:
-        """Tiles of each image, its thumbnail included."""
+        """Tiles of each image by its size, its thumbnail included."""
         del images
         return [self._tiles(size) for size in sizes]
-
-    def grouping(self, images: Mapping[str, Any], count: int) -> dict[str, list[int]]:
-        """What else the class's ``get_image_features`` must know of a prompt's images."""
-        del images, count
-        return {}
 
     def pack(self, features: Tensor, size: Size, newline: Tensor) -> Tensor:
         """The class's own packing of one image: ``[tiles, patches, d]`` → ``[V_i, d]``."""
@@ -71,35 +71,43 @@ class AnyresAdapter(NativeAdapter):
         """One run of tower and projector over the tiles of all prompts, without their padding."""
         tiles: list[Tensor] = []
         sizes: list[list[Size]] = []
-        grouping: dict[str, list[int]] = {}
         for each in images:
             pixels, known, counts = self._checked(each)
             tiles += [image[:count] for image, count in zip(pixels, counts, strict=True)]
             sizes.append(known)
-            for key, group in self.grouping(each, len(known)).items():
-                grouping.setdefault(key, []).extend(group)
         if not tiles:
             return [[] for _ in images]
-        features = self.model.get_image_features(
-            pixel_values=torch.cat([each.to(self.device, self.dtype) for each in tiles]),
-            image_sizes=torch.tensor([size for known in sizes for size in known]),
-            **grouping,
-        ).pooler_output
-        rows = iter(features)
-        return [[next(rows) for _ in known] for known in sizes]
+        seen = self._see(torch.cat([each.to(self.device, self.dtype) for each in tiles]))
+        features = iter(seen.split([len(each) for each in tiles]))
+        newline = self.model.model.image_newline
+        return [[self.pack(next(features), size, newline) for size in known] for known in sizes]
+
+    def _see(self, tiles: Tensor) -> Tensor:
+        """Tower and projector: ``[t, C, H, W]`` → ``[t, patches, d]``.
+
+        The class's ``get_image_features`` does no more before it packs, but reads an image's
+        tiles from its size, so that none could be its thumbnail alone.
+        """
+        parts, chosen = self.model.model, self.config.vision_feature_layer
+        states = parts.vision_tower(tiles, output_hidden_states=chosen).hidden_states
+        levels = [chosen] if isinstance(chosen, int) else chosen
+        features = torch.cat([states[level] for level in levels], dim=-1)
+        if self.config.vision_feature_select_strategy == "default":
+            features = features[:, 1:]
+        out: Tensor = parts.multi_modal_projector(features)
+        return out
 
     def split_images(self, images: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-        """Group by group; a group is one image, unless the family sees several as one thing."""
-        pixels, sizes, _ = self._checked(images)
-        groups = self.grouping(images, len(sizes))
-        [(key, counts)] = groups.items() or [("", [1] * len(sizes))]
-        ends = list(itertools.accumulate(counts))
-        parts: list[Mapping[str, Any]] = []
-        for count, end in zip(counts, ends, strict=True):
-            own = slice(end - count, end)
-            part = {"pixel_values": pixels[own], "image_sizes": torch.tensor(sizes[own])}
-            parts.append(part | ({key: [count]} if key else {}))
-        return parts
+        """Image by image, each with the tiles that it has in its prompt."""
+        pixels, sizes, counts = self._checked(images)
+        return [
+            {
+                "pixel_values": tiles[None, :count],
+                "image_sizes": torch.tensor([size]),
+                NUM_TILES: [count],
+            }
+            for tiles, size, count in zip(pixels, sizes, counts, strict=True)
+        ]
 
     def vision_flops(self, images: Mapping[str, Any]) -> int:
         """Every tile and thumbnail runs through the whole tower and the projector."""
@@ -114,6 +122,20 @@ class AnyresAdapter(NativeAdapter):
         nothing = torch.empty(tiles, self._patches, 1, device="meta")
         return len(self.pack(nothing, size, torch.empty(1, device="meta")))
 
+    def _counts(self, images: Mapping[str, Any], sizes: Sequence[Size]) -> list[int]:
+        """Tiles of each image. Raises PromptError."""
+        by_size = self.tile_counts(images, sizes)
+        if images.get(NUM_TILES) is None:
+            return by_size
+        given = counted(images, NUM_TILES)
+        fit = len(given) == len(by_size)
+        if not fit or any(n not in (1, own) for n, own in zip(given, by_size, strict=True)):
+            raise PromptError(
+                f"{NUM_TILES} {given} do not fit images whose sizes make {by_size} tiles: each "
+                "has all of them or 1"
+            )
+        return given
+
     def _checked(self, images: Mapping[str, Any]) -> tuple[Tensor, list[Size], list[int]]:
         """Pixels, sizes and tile counts of a prompt. Raises PromptError."""
         pixels = processed(images, "pixel_values", -1, *self._tile_shape)
@@ -125,7 +147,7 @@ class AnyresAdapter(NativeAdapter):
                 f"image_sizes {given} do not fit pixel_values of shape {list(pixels.shape)}: "
                 "give the height and width of each image"
             )
-        counts = self.tile_counts(images, sizes)
+        counts = self._counts(images, sizes)
         if counts and max(counts) > pixels.shape[1]:
             raise PromptError(
                 f"pixel_values has shape {list(pixels.shape)}, expected {max(counts)} tiles or "

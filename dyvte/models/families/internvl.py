@@ -21,8 +21,9 @@ from dyvte.exits.gate import GateBank
 from dyvte.flops import VisionShape
 from dyvte.models.adapter import counted, processed
 from dyvte.models.decoder import NativeAdapter
+from dyvte.models.vision.detail import NUM_TILES, LowDetail, one_tile
 
-TILE_COUNTS = ("num_tiles", "num_patches")
+TILE_COUNTS = (NUM_TILES, "num_patches")
 """Tiles of each image: as original readers and as ``transformers``' image processor call it."""
 
 
@@ -37,6 +38,7 @@ class InternVLAdapter(NativeAdapter):
     native = InternVLForConditionalGeneration
     image_frame = ("<img>", "</img>")
     image_settings: ClassVar[Mapping[str, Any]] = {"crop_to_patches": True}
+    low_detail = LowDetail(one_tile)
 
     def __init__(self, model: Any, gates: GateBank | None = None) -> None:
         super().__init__(model, gates)

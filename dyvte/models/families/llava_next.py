@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import LlavaNextForConditionalGeneration
 
 from dyvte.models.families.anyres import AnyresAdapter, Size
+from dyvte.models.vision.detail import LowDetail, smallest_canvas
 
 
 class LlavaNextAdapter(AnyresAdapter):
@@ -16,6 +17,7 @@ class LlavaNextAdapter(AnyresAdapter):
 
     family = "llava_next"
     native = LlavaNextForConditionalGeneration
+    low_detail = LowDetail(smallest_canvas, base_only=True)
 
     def pack(self, features: Tensor, size: Size, newline: Tensor) -> Tensor:
         """Unpadded, with line ends."""

@@ -17,6 +17,7 @@ from dyvte.errors import ModelError, PromptError
 from dyvte.exits.gate import GateBank
 from dyvte.models.adapter import counted
 from dyvte.models.families.anyres import AnyresAdapter, Size
+from dyvte.models.vision.detail import LowDetail, smallest_canvas
 
 
 class LlavaOnevisionAdapter(AnyresAdapter):
@@ -28,6 +29,7 @@ class LlavaOnevisionAdapter(AnyresAdapter):
 
     family = "llava_onevision"
     native = LlavaOnevisionForConditionalGeneration
+    low_detail = LowDetail(smallest_canvas, base_only=True, as_one_of_several=True)
 
     def __init__(self, model: Any, gates: GateBank | None = None) -> None:
         super().__init__(model, gates)
@@ -38,18 +40,13 @@ class LlavaOnevisionAdapter(AnyresAdapter):
             )
 
     def tile_counts(self, images: Mapping[str, Any], sizes: Sequence[Size]) -> list[int]:
-        """One for each of several images."""
-        groups = self.grouping(images, len(sizes))["batch_num_images"]
+        """One for each of several images. Raises PromptError."""
+        given = images.get("batch_num_images")
+        groups = [1] * len(sizes) if given is None else counted(images, "batch_num_images")
+        if sum(groups) != len(sizes):
+            raise PromptError(f"batch_num_images {groups} do not count {len(sizes)} images")
         alone = [group == 1 for group in groups for _ in range(group)]
         return [self._tiles(size) if one else 1 for size, one in zip(sizes, alone, strict=True)]
-
-    def grouping(self, images: Mapping[str, Any], count: int) -> dict[str, list[int]]:
-        """``batch_num_images``, as the class takes it. Raises PromptError."""
-        given = images.get("batch_num_images")
-        groups = [1] * count if given is None else counted(images, "batch_num_images")
-        if sum(groups) != count:
-            raise PromptError(f"batch_num_images {groups} do not count {count} images")
-        return {"batch_num_images": groups}
 
     def pack(self, features: Tensor, size: Size, newline: Tensor) -> Tensor:
         """Unpadded, shrunk where it is too large, with line ends."""

@@ -20,12 +20,15 @@ from dyvte.errors import ModelError
 from dyvte.exits.gate import GateBank
 from dyvte.models.adapter import PromptLayout, as_tensor
 from dyvte.models.decoder import NativeAdapter
+from dyvte.models.vision.detail import LowDetail, fewer_pixels
 from dyvte.models.vision.grid_tower import GridTower
 from dyvte.models.vision.grids import Grid, mrope_positions, read_grids
 
 
 class GridAdapter(NativeAdapter):
     """A Qwen-VL: ``tower`` says what its vision config means, the rest is shared."""
+
+    low_detail = LowDetail(fewer_pixels)
 
     def __init__(self, model: Any, gates: GateBank | None = None) -> None:
         super().__init__(model, gates)

@@ -17,7 +17,7 @@ from PIL import Image
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from dyvte.errors import ModelError, PromptError
-from dyvte.prompt import IMAGE, Message
+from dyvte.prompt import DETAILS, IMAGE, Message
 from dyvte.tools import OPENING, Tool, uses_tools, without_tools
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -69,12 +69,17 @@ def _check_part(part: Any) -> None:
         raise PromptError(f"content part of type {part.get('type')!r}: use text or image")
     if part["type"] == "text" and not isinstance(part.get("text"), str):
         raise PromptError(f"a text part needs text, a string; got {part.get('text')!r}")
+    if part["type"] == "image" and part.get("detail", "auto") not in DETAILS:
+        raise PromptError(f"detail {part['detail']!r} of an image: use {', '.join(DETAILS)}")
 
 
-def images_of(messages: Sequence[Message]) -> list[Image.Image]:
-    """Every image of a conversation, in order. Raises PromptError for what is no PIL image."""
+def images_of(messages: Sequence[Message]) -> list[tuple[Image.Image, str]]:
+    """Every image of a conversation and its detail, in order.
+
+    Raises PromptError for what is no PIL image.
+    """
     return [
-        _picture(part.get("image"))
+        (_picture(part.get("image")), part.get("detail", "auto"))
         for message in messages
         for part in parts_of(message)
         if part["type"] == "image"

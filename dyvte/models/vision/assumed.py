@@ -28,7 +28,7 @@ def assumed_processor(adapter: ModelAdapter) -> ImageProcessor | None:
     processor = _processor(adapter.family, adapter.model.config)
     if processor is None:
         return None
-    return ImageProcessor(processor, settings=adapter.image_settings)
+    return ImageProcessor(processor, settings=adapter.image_settings, low=adapter.low_detail)
 
 
 def _square(vision: Any) -> Any:

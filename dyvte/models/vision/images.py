@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from PIL import Image
 
 from dyvte.errors import PromptError
+from dyvte.models.vision.detail import LowDetail, joined
 from dyvte.pictures import rgb
 
 MAX_RATIO = 200
@@ -18,35 +19,66 @@ MAX_SQUARE = 4096
 MAX_RESIZED = 2 * MAX_SQUARE**2
 """Most pixels that a picture has once its shorter side is a tower's, before the rest is cut off."""
 
-ProcessImages = Callable[[Sequence[Image.Image]], dict[str, Any]]
-"""Pictures → what the family's ``encode_images`` takes, images in order."""
+
+class ProcessImages(Protocol):
+    """Pictures → what the family's ``encode_images`` takes, images in order."""
+
+    def __call__(
+        self, images: Sequence[Image.Image], details: Sequence[str] = ()
+    ) -> dict[str, Any]:
+        """``details`` has one of ``dyvte.prompt.DETAILS`` for each picture; none are all "auto"."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class ImageProcessor:
     """A ``transformers`` image processor, with what the original code does before it.
 
-    ``settings`` are the arguments that the family's whole processor would give it.
+    ``settings`` are the arguments that the family's whole processor would give it, ``low`` is how
+    it sees a picture of low detail (None: as any other).
     """
 
     processor: Any
     before: Callable[[Image.Image, Any], Image.Image] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    low: LowDetail | None = None
 
-    def __call__(self, images: Sequence[Image.Image]) -> dict[str, Any]:
+    def __call__(
+        self, images: Sequence[Image.Image], details: Sequence[str] = ()
+    ) -> dict[str, Any]:
         """What the processor returns, e.g. ``{"pixel_values": [images, 3, H, W]}`` (float32).
 
         Raises PromptError where it refuses a picture, and for one of an extreme shape. What the
         processor says about it stays in the error's cause: it may name objects of this process.
         """
         pictures = [readable(image) for image in images]
+        if self.low is not None and self.low.as_one_of_several and len(pictures) > 1:
+            # The processor would square them as well, without a bound.
+            return self._processed([pad_to_square(image, self.processor) for image in pictures])
+        if self.low is None or "low" not in details:
+            return self._processed(pictures)
+        parts: list[Mapping[str, Any]] = []
+        for image, detail in zip(pictures, details, strict=True):
+            low = detail == "low"
+            parts.append(self._seen_low(image, self.low) if low else self._processed([image]))
+        return joined(parts)
+
+    def _seen_low(self, image: Image.Image, low: LowDetail) -> Mapping[str, Any]:
+        if low.as_one_of_several:
+            image = pad_to_square(image, self.processor)
+        return low.kept(self._processed([image], low.settings(self.processor)))
+
+    def _processed(
+        self, pictures: Sequence[Image.Image], settings: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
         if self.before is not None:
             pictures = [self.before(image, self.processor) for image in pictures]
         for image in pictures:
             self._check_resized(image)
+        given = {**self.settings, **(settings or {})}
         try:
             # A list of one prompt's list: OneVision treats several images of a prompt otherwise.
-            return dict(self.processor(images=[pictures], return_tensors="pt", **self.settings))
+            return dict(self.processor(images=[pictures], return_tensors="pt", **given))
         except ValueError as error:
             raise PromptError("the model's image processor refuses a picture") from error
 

@@ -63,12 +63,18 @@ class TileProcessor:
     thumbnail: bool = True
     pad: bool = False
 
-    def __call__(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
+    def __call__(
+        self, images: Sequence[Image.Image], details: Sequence[str] = ()
+    ) -> dict[str, Tensor]:
         """``pixel_values [tiles, 3, side, side]`` (float32) and ``num_tiles [images]``.
+
+        A picture of low detail is one tile, as all are that are not ``dynamic``.
 
         Raises PromptError for a picture of an extreme shape.
         """
-        tiles = [list(self._tiles(readable(image))) for image in images]
+        whole = [not self.dynamic or detail == "low" for detail in details or [""] * len(images)]
+        pairs = zip(images, whole, strict=True)
+        tiles = [list(self._tiles(readable(image), one)) for image, one in pairs]
         pixels = [_pixels(tile) for each in tiles for tile in each]
         none = torch.empty(0, 3, self.side, self.side)
         return {
@@ -76,10 +82,10 @@ class TileProcessor:
             "num_tiles": torch.tensor([len(each) for each in tiles], dtype=torch.int64),
         }
 
-    def _tiles(self, image: Image.Image) -> Iterator[Image.Image]:
+    def _tiles(self, image: Image.Image, whole: bool) -> Iterator[Image.Image]:
         if self.pad:
             image = on_square(image, tuple(int(255 * mean) for mean in MEAN))
-        if not self.dynamic:
+        if whole:
             yield self._resized(image, 1, 1)
             return
         columns, rows = closest_grid(*image.size, self.side, self.fewest, self.most)

@@ -94,6 +94,11 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]] = {
     "no sizes": (lambda i: {"image_sizes": None}, "need image_sizes"),
     "sizes of three": (lambda i: {"image_sizes": torch.ones(1, 3)}, r"\[1, 3\], expected"),
     "two sizes": (lambda i: {"image_sizes": torch.ones(2, 2)}, "do not fit"),
+    "no such number of tiles": (
+        lambda i: {"num_tiles": torch.tensor([2])},
+        r"num_tiles \[2\] do not fit images whose sizes make \[\d+\] tiles: each has",
+    ),
+    "tiles of two images": (lambda i: {"num_tiles": [1, 1]}, r"num_tiles \[1, 1\] do not fit"),
     "no height": (lambda i: {"image_sizes": torch.tensor([[0, 4]])}, "do not fit"),
 }
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import transformers as hf
 from PIL import Image
 
 from dyvte import PromptError
-from dyvte.models.vision.images import MAX_RESIZED, ImageProcessor, pad_to_square
+from dyvte.models.families.llava_onevision import LlavaOnevisionAdapter
+from dyvte.models.vision.images import MAX_RESIZED, MAX_SQUARE, ImageProcessor, pad_to_square
 
 QWEN2 = {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 64}
 QWEN3 = {"shortest_edge": 64 * 64, "longest_edge": 32 * 32 * 64}
@@ -67,3 +70,21 @@ def test_a_picture_that_grows_too_large_on_the_way_to_its_crop_is_refused() -> N
     assert clip(1024)([blank(10, 300)])["pixel_values"].shape == (1, 3, 1024, 1024)
     assert clip(1024, pad=True)([blank(1, 200)])["pixel_values"].shape == (1, 3, 1024, 1024)
     assert clip(336)([blank(1, 200)])["pixel_values"].shape == (1, 3, 336, 336)
+
+
+@pytest.mark.parametrize("details", [["low"], ["auto", "auto"]])
+def test_what_onevision_squares_is_squared_within_bounds(details: list[str]) -> None:
+    """Two of 100000 × 500 pixels were laid on squares of 30 GB; one of low detail would be."""
+    longest: list[int] = []
+
+    class Watched(hf.LlavaOnevisionImageProcessorPil):  # type: ignore[misc]
+        def _preprocess(self, images: Any, *groups: Any, **settings: Any) -> Any:
+            longest.extend(max(image.shape) for image in images)
+            return super()._preprocess(images, *groups, **settings)
+
+    side = {"height": 12, "width": 12}
+    watched = Watched(size=side, image_grid_pinpoints=[[12, 12], [24, 24]])
+    process = ImageProcessor(watched, low=LlavaOnevisionAdapter.low_detail)
+    found = process([blank(MAX_SQUARE + 904, 25)] * len(details), details)
+    assert longest == [MAX_SQUARE] * len(details)
+    assert found["pixel_values"].shape == (len(details), 1, 3, 12, 12)

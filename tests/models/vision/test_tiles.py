@@ -78,6 +78,15 @@ def test_a_thumbnail_follows_more_than_one_tile(
     assert out["pixel_values"].shape == (sum(tiles), 3, SIDE, SIDE)
 
 
+def test_a_picture_of_low_detail_is_the_thumbnail_alone() -> None:
+    wide, high = picture(64, 30, 1), picture(30, 64, 2)
+    process = TileProcessor(SIDE, pad=True)
+    full, mixed = process([wide, high]), process([wide, high], ["low", "auto"])
+    assert full["num_tiles"].tolist() == [5, 5]
+    assert mixed["num_tiles"].tolist() == [1, 5]
+    torch.testing.assert_close(mixed["pixel_values"], full["pixel_values"][4:], atol=0, rtol=0)
+
+
 def test_no_pictures_make_no_tiles() -> None:
     found = TileProcessor(SIDE)([])
     assert found["pixel_values"].shape == (0, 3, SIDE, SIDE)
