@@ -150,3 +150,22 @@ def test_any_schedule_gives_the_answers_of_a_cold_engine(
         cold.same(driver, f"r{index}", request["exits"], *(request[name] for name in shape))
     assert driver.core.prefixes.held <= limit["memory"]
     driver.check_empty()
+
+
+def test_a_source_that_ends_is_kept_while_others_take_from_it(
+    cold: Cold, tiny_model: dyvte.Model
+) -> None:
+    driver = Reused(tiny_model, warm(max_step_rows=4))
+    driver.add("source", asking(0, 0), GREEDY, EXITS["1"])
+    driver.add("stream", asking(3, 0), GREEDY, EXITS["off"])
+    driver.step()
+    driver.add("taker", asking(0, 1), GREEDY, EXITS["off"])
+    driver.step()
+    driver.core.abort(driver.states["source"])
+    assert driver.core.scheduler.group
+    assert driver.core.prefixes.rows(driver.states["taker"].prefix_key) == 12
+    assert not driver.ledger._kept
+    driver.run()
+    cold.same(driver, "taker", "off", 0, 1, 1, 1)
+    assert driver.ledger._kept
+    driver.check_empty()
