@@ -28,7 +28,7 @@ log = structlog.get_logger("dyvte.server")
 
 def open_engine(settings: Settings) -> Engine:
     """The engine that the settings ask for. Blocking. Raises DyvteError."""
-    from dyvte.engine.handle import open_engine as opened
+    from dyvte.engine.opening import open_engine as opened
 
     return opened(
         settings.model,

@@ -66,6 +66,12 @@ class EngineCore:
         """True if a step would do something."""
         return self.scheduler.has_work
 
+    def seconds_waiting(self) -> float:
+        """What the prefills in line may take, by what was learned here; 0 before anything was."""
+        shape, seconds = self.model.adapter.decoder, self.runner.pace.layers.seconds or 0.0
+        rows = [work.rows for work in self.scheduler.waiting]
+        return seconds * shape.num_layers * sum(shape.layer(count, count) for count in rows)
+
     def check(self, request: EngineRequest) -> RequestState:
         """Expand and validate without admitting, unless that was done before (``checked``).
 

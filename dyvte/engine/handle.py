@@ -15,11 +15,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from dyvte.engine.build import EngineConfig, build_core
+from dyvte.engine.arrivals import POLL_S, Arrivals, patience
 from dyvte.engine.core import EngineCore
 from dyvte.engine.events import Checked, EngineRequest, ModelInfo, TokenEvent
 from dyvte.engine.image_cache import content_key
-from dyvte.engine.info import describe
 from dyvte.engine.output import Emission
 from dyvte.engine.sequence import RequestState
 from dyvte.engine.shadow import ShadowConfig, Shadows
@@ -36,7 +35,6 @@ from dyvte.engine.turnstile import Turnstile
 from dyvte.engine.warmup import warm_up
 from dyvte.errors import EngineDied, EngineStopped, QueueFull, RequestFailed
 from dyvte.exits.resolve import resolve, settle
-from dyvte.model import load
 from dyvte.params import ExitOptions, SamplingParams
 from dyvte.prompt import Message, Prompt
 from dyvte.structured import StructuredOutput
@@ -70,6 +68,7 @@ class AsyncEngine:
         self._draining = False
         self._died = False
         self._turnstile = Turnstile()
+        self._arrivals = Arrivals()
         self._shadows = Shadows(core, shadows or ShadowConfig(), self._tell_shadow)
 
     @property
@@ -84,6 +83,10 @@ class AsyncEngine:
 
     def prepare(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> Prompt:
         """Chat template, tokens, processed images. Blocking. Raises PromptError."""
+        with self._arrivals.preparing():
+            return self._prepare(messages, tools)
+
+    def _prepare(self, messages: Sequence[Message], tools: Sequence[Tool]) -> Prompt:
         prompt = self.core.model.prompt(messages, tools)
         caches = self.core.runner.images.max_bytes + self.core.prefixes.max_bytes
         if prompt.images is None or not caches:
@@ -219,7 +222,10 @@ class AsyncEngine:
     def _main(self) -> None:
         try:
             while self._running:
-                self._obey(wait=not self.core.has_work and not self._shadows.waiting)
+                idle = not self.core.has_work and not self._shadows.waiting
+                self._obey(wait=idle)
+                if idle:
+                    self._gather()
                 if self._running:
                     self._step()
         except BaseException:
@@ -227,6 +233,17 @@ class AsyncEngine:
             self._died = True
         self._running = False  # before the end of all: submit looks again after it
         self._end_all("the engine died" if self._died else "the server is stopping")
+
+    def _gather(self) -> None:
+        """Before an idle engine begins: let in who is all but here, to share the layers."""
+        began = time.perf_counter()
+        while self._running and self.core.has_work and self._arrivals.expected:
+            if time.perf_counter() - began > patience(self.core.seconds_waiting()):
+                return
+            try:
+                self._commands.get(timeout=POLL_S)()
+            except queue.Empty:
+                continue
 
     def _step(self) -> None:
         """One step of the requests or, where there are none, of a shadow."""
@@ -351,42 +368,3 @@ class AsyncEngine:
             self._shadows.close()
         except Exception:
             log.exception("shadow runs could not be ended")
-
-
-def open_engine(
-    model: str,
-    gates: str | None = None,
-    device: str = "auto",
-    dtype: str = "auto",
-    max_model_len: int | None = None,
-    max_num_seqs: int = 64,
-    max_waiting: int = 256,
-    kv_cache_memory: int | None = None,
-    image_cache_memory: int = 0,
-    shadow_share: float = 0.0,
-    shadow_seed: int = 0,
-    foreign_gates: bool = False,
-    allow_pickle: bool = False,
-    token_order: str | None = None,
-    max_waiting_tokens: int = 262_144,
-    prefix_cache_memory: int = 0,
-    max_stall_ms: float = 100.0,
-    weights: str = "auto",
-) -> AsyncEngine:
-    """Load a model and wire an engine around it. Blocking. Raises ModelError, OptionError.
-
-    One that no message can be put to is refused: whoever opens an engine by name serves chats.
-    """
-    shadows = ShadowConfig(shadow_share, shadow_seed)
-    loaded = load(model, gates, device, dtype, foreign_gates, allow_pickle, token_order, weights)
-    loaded.check_chat()
-    config = EngineConfig(
-        max_model_len=max_model_len,
-        max_num_seqs=max_num_seqs,
-        kv_cache_memory=kv_cache_memory,
-        image_cache_memory=image_cache_memory,
-        prefix_cache_memory=prefix_cache_memory,
-        max_stall_ms=max_stall_ms,
-    )
-    core = build_core(loaded, config)
-    return AsyncEngine(core, describe(loaded, core), max_waiting, shadows, max_waiting_tokens)

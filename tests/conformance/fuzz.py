@@ -190,7 +190,7 @@ async def _fault(client: httpx.AsyncClient, path: str, body: bytes, outcome: Out
 
 async def run(arguments: argparse.Namespace) -> int:
     """Open, attack, tell."""
-    from dyvte.engine.handle import open_engine
+    from dyvte.engine.opening import open_engine
 
     configure_logs("error", "json")
 
