@@ -55,7 +55,7 @@ def said(body: dict[str, Any]) -> Any:
 
 
 async def served() -> dict[str, Any]:
-    async with connected(model="demo", image_cache_memory=0) as client:
+    async with connected(model="demo", image_cache_memory=0, prefix_cache_memory=0) as client:
         replies = [await client.post(url, json=body) for url, body in ASKED.values()]
     return dict(zip(ASKED, (said(reply.json()) for reply in replies), strict=True))
 
@@ -69,7 +69,8 @@ def test_answers_are_the_servers_and_counted(
         for name, (url, body) in ASKED.items()
     ]
     source.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
-    flags = ["--dtype", "float32", "--device", "cpu", "--image-cache-memory", "0"]
+    flags = ["--dtype", "float32", "--device", "cpu"]
+    flags += ["--image-cache-memory", "0", "--prefix-cache-memory", "0"]
     assert main(["batch", "--input", str(source), "--output", str(target), *flags]) == 0
     printed = capsys.readouterr().out
     lines = [json.loads(line) for line in target.read_text("utf-8").splitlines()]
