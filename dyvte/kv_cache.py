@@ -247,10 +247,7 @@ class PagedCache(KVCache):
 
     def block_table(self, layer: int, seqs: Sequence[int]) -> Tensor:
         """Page ids ``[S, most pages of any]`` (int32, padded with 0) of several sequences."""
-        tables = [self.ledger.table(seq, layer) for seq in seqs]
-        width = max(len(table) for table in tables)
-        padded = [[*table, *[0] * (width - len(table))] for table in tables]
-        return torch.tensor(padded, dtype=torch.int32, device=self.k_pool.device)
+        return self._tensor(_padded([self.ledger.table(seq, layer) for seq in seqs]))
 
     def blocks(self, seq: int) -> np.ndarray:
         """Page ids of a sequence in every layer ``[L, most pages of any]`` (int32, padded)."""
@@ -258,9 +255,7 @@ class PagedCache(KVCache):
         counts = tuple(map(len, tables))
         known = self._blocks.get(seq)
         if known is None or known[0] != counts:
-            width = max(counts)
-            padded = [[*table, *[0] * (width - len(table))] for table in tables]
-            known = self._blocks[seq] = counts, np.array(padded, dtype=np.int32)
+            known = self._blocks[seq] = counts, _padded(tables)
         return known[1]
 
     def append(self, layer: int, batch: PackedBatch, k_THD: Tensor, v_THD: Tensor) -> None:
@@ -313,3 +308,9 @@ class PagedCache(KVCache):
     def _drop(self, seq: int) -> None:
         """The pages themselves need no clearing: lengths say what is valid."""
         self._blocks.pop(seq, None)
+
+
+def _padded(tables: Sequence[Sequence[int]]) -> np.ndarray:
+    """Page ids of several tables ``[tables, most pages of any]`` (int32, padded with 0)."""
+    width = max(map(len, tables))
+    return np.array([[*table, *[0] * (width - len(table))] for table in tables], dtype=np.int32)
