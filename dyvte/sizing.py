@@ -130,6 +130,16 @@ def memory(
     return Memory(exit_layer, weights, pages, activations(shape, request.prompt, serving))
 
 
+def prefix_states(shape: DecoderShape, budget: int) -> int:
+    """Of ``budget`` bytes of prefixes, the most that are hidden states, outside the KV pool.
+
+    As many as prefixes have whose images left after a quarter of the layers: a state per row
+    beside its keys and values in each of these.
+    """
+    pages = max(1, shape.num_layers // 4) * 2 * shape.kv_dim
+    return budget * shape.hidden_size // (shape.hidden_size + pages)
+
+
 def activations(shape: DecoderShape, prompt: int, serving: Serving) -> int:
     """Bytes, an estimate: see the top of this file."""
     rows = serving.rows_at_once(prompt)

@@ -22,7 +22,15 @@ from dyvte.forward import forward
 from dyvte.kv_cache import RunCache
 from dyvte.packing import Part, Segment, pack
 from dyvte.pages import PageLedger
-from dyvte.sizing import RequestSize, Serving, activations, depths, memory, request_cost
+from dyvte.sizing import (
+    RequestSize,
+    Serving,
+    activations,
+    depths,
+    memory,
+    prefix_states,
+    request_cost,
+)
 from tests import tiny
 
 SHAPE = DecoderShape(32, 4096, 11008, 32, 32, 128, 32064)
@@ -121,6 +129,12 @@ def test_activations_are_about_what_a_prefill_holds(tiny_model: dyvte.Model) -> 
     with torch.inference_mode(), Held() as held:
         forward(adapter, pack(parts), cache, [Off()] * count, SdpaAttention())
     assert activations(shape, rows, serving) == pytest.approx(held.peak, rel=0.15)
+
+
+def test_states_of_prefixes_lie_beside_a_quarter_of_the_layers() -> None:
+    held = {"states": SHAPE.hidden_size, "pages": SHAPE.num_layers // 4 * 2 * SHAPE.kv_dim}
+    assert prefix_states(SHAPE, sum(held.values()) * 7) == held["states"] * 7
+    assert prefix_states(SHAPE, 0) == 0
 
 
 @pytest.mark.parametrize("layers", range(1, 40))

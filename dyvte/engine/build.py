@@ -23,6 +23,7 @@ from dyvte.flops import DecoderShape
 from dyvte.kv_cache import KVCache, PagedCache, RunCache
 from dyvte.model import Model
 from dyvte.models.adapter import ModelAdapter
+from dyvte.sizing import prefix_states
 from dyvte.varlen import VarlenAttention
 
 CPU_PAGE = 64
@@ -69,7 +70,8 @@ def build_core(
     runner = Runner(adapter, cache, backend, _pace(adapter.decoder, settings), images)
     if settings.cuda_graphs and isinstance(cache, PagedCache):
         runner.graphs = _graphs(adapter, cache, backend, settings, capacity.max_model_len)
-    prefixes = PrefixCache(cache, settings.prefix_cache_memory)
+    budget = settings.prefix_cache_memory
+    prefixes = PrefixCache(cache, budget, prefix_states(adapter.decoder, budget))
     grammars = ModelGrammars(model)
     return EngineCore(model, runner, scheduler, capacity.max_model_len, grammars, prefixes)
 
@@ -87,12 +89,13 @@ def _pace(shape: DecoderShape, config: EngineConfig) -> Pace:
 
 def _capacity(adapter: ModelAdapter, config: EngineConfig) -> Capacity:
     default = CUDA_PAGE if adapter.device.type == "cuda" else CPU_PAGE
+    caches = config.image_cache_memory + prefix_states(adapter.decoder, config.prefix_cache_memory)
     return plan_capacity(
         adapter.decoder,
         itemsize=adapter.dtype.itemsize,
         page_size=config.page_size or default,
         max_positions=adapter.max_positions,
-        free_bytes=max(0, _free_bytes(adapter.device) - config.image_cache_memory),
+        free_bytes=max(0, _free_bytes(adapter.device) - caches),
         kv_cache_memory=config.kv_cache_memory,
         max_model_len=config.max_model_len,
         max_num_seqs=config.max_num_seqs,

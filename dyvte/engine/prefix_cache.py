@@ -23,10 +23,17 @@ Key = tuple[str, bytes, bytes]
 
 
 class PrefixCache:
-    """Entries up to ``max_bytes`` of keys, values and states; 0 keeps nothing."""
+    """Entries up to ``max_bytes`` of keys, values and states; 0 keeps nothing.
 
-    def __init__(self, cache: KVCache, max_bytes: int = 0) -> None:
+    Of these the states, which lie outside the pool, take ``max_state_bytes`` at most (None: all),
+    those of running sequences included.
+    """
+
+    def __init__(
+        self, cache: KVCache, max_bytes: int = 0, max_state_bytes: int | None = None
+    ) -> None:
         self.max_bytes = max_bytes
+        self.max_state_bytes = max_bytes if max_state_bytes is None else max_state_bytes
         self._cache = cache
         self._ledger = cache.ledger
         self._ledger.give_up = self.lost
@@ -43,8 +50,12 @@ class PrefixCache:
         """Bytes of all entries; rows of a running sequence are its own."""
         kept = [seq for seq in self._keys if seq < 0]
         pages = sum(self._ledger.held(seq) for seq in kept)
-        states = sum(entry.state_bytes for entry in self._entries.values())
-        return pages * self._ledger.page_size * self._cache.row_bytes + states
+        return pages * self._ledger.page_size * self._cache.row_bytes + self.state_bytes
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of the hidden states of all entries."""
+        return sum(entry.state_bytes for entry in self._entries.values())
 
     def key(self, state: RequestState) -> Key | None:
         """What a request's prefix is found by; None if it neither takes nor leaves one."""
@@ -80,7 +91,7 @@ class PrefixCache:
         self._let_go(sequence.seq)
         key = sequence.owner.prefix_key
         entry = None if passage is None else passage.memory(sequence.seq)
-        if key is None or entry is None or entry.state_bytes > self.max_bytes:
+        if key is None or entry is None or entry.state_bytes > self.max_state_bytes:
             return
         known = self._entries.get(key)
         if known is not None and known.depth >= entry.depth:
@@ -90,6 +101,8 @@ class PrefixCache:
         self._entries[key] = entry
         self._keys[sequence.seq] = key
         self._shrink()
+        if self.state_bytes > self.max_state_bytes:  # those in use alone fill it
+            self._forget(sequence.seq)
 
     def retire(self, seq: int) -> None:
         """A sequence ends. What it holds of a prefix stays; the rest must still be released."""
@@ -130,7 +143,7 @@ class PrefixCache:
     def _shrink(self) -> None:
         """Back into the budget; what is in use or belongs to a running sequence stays."""
         for entry in list(self._entries.values()):
-            if self.held <= self.max_bytes:
+            if self.held <= self.max_bytes and self.state_bytes <= self.max_state_bytes:
                 return
             if self._idle(entry):
                 self._forget(entry.seq)

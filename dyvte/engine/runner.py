@@ -21,7 +21,7 @@ from dyvte.engine.pictures import Pictures, Seen
 from dyvte.engine.pieces import rows_within, work_of
 from dyvte.engine.scoring import score_prompts
 from dyvte.engine.sequence import Sequence
-from dyvte.exits.policy import Off, exit_of
+from dyvte.exits.policy import ExitPolicy, Off, Reads, exit_of
 from dyvte.kv_cache import KVCache
 from dyvte.models.adapter import ModelAdapter
 from dyvte.packing import Part, Segment, pack
@@ -92,20 +92,22 @@ class Runner:
         return seen
 
     def whole(self, prefill: Prefill) -> int:
-        """Work of all layers of a group, as far as it can be told beforehand."""
+        """Work of all layers of a group: what it may come to, never less than what it will."""
         return sum(self._whole(each) for each in prefill.sequences)
 
     def _whole(self, sequence: Sequence) -> int:
-        """If nothing leaves; of rows that are there already, if none comes back."""
+        """If nothing leaves; of rows that are there already, as if all that may come back did."""
         shape, rows, source = self.model.decoder, sequence.rows, sequence.source
         if source is None:
             return shape.num_layers * shape.layer(rows, rows)
-        leave, fresh = exit_of(sequence.policy), rows - source.prefix.stop
-        known = source.depth + 1
-        if source.images is None or any(leave.may_fire(layer) for layer in range(known)):
-            known = shape.num_layers
-        above = shape.num_layers - known
-        return known * shape.layer(fresh, rows) + above * shape.layer(rows, rows)
+        prefix, leave, known = source.prefix, exit_of(sequence.policy), source.depth + 1
+        text = rows - prefix.stop + len(prefix.between)
+        above = rows - prefix.start
+        if source.images is None or any(_certain(leave, layer) for layer in range(known)):
+            above = text
+        return known * shape.layer(text, rows) + (shape.num_layers - known) * shape.layer(
+            above, rows
+        )
 
     def advance(self, prefill: Prefill, work: int | None, must: bool) -> list[Output]:
         """Run rows and layers of a group that cost no more than ``work`` (None: all that is left).
@@ -233,6 +235,11 @@ class Runner:
     def _embed(self, token_ids: Seq[int]) -> Tensor:
         ids = torch.tensor(list(token_ids), dtype=torch.int64, device=self.model.device)
         return self.model.embed_tokens(ids)
+
+
+def _certain(leave: ExitPolicy, layer: int) -> bool:
+    """True if the images leave after ``layer`` whatever is read there."""
+    return leave.reads is Reads.NOTHING and leave.may_fire(layer) and leave.decide(layer, None)
 
 
 def _decode_row(sequence: Sequence) -> DecodeRow:

@@ -13,9 +13,10 @@ import torch
 import dyvte
 from dyvte import ExitOptions, PruneOptions
 from dyvte.attention import DenseAttention
+from dyvte.engine.build import EngineConfig, build_core
 from dyvte.kv_cache import PagedCache
 from tests import tiny
-from tests.engine.driver import GREEDY, Driver
+from tests.engine.driver import GREEDY, PAGE, PAGE_BYTES, Driver
 from tests.engine.reuse import EXITS, Cold, Reused, asking, warm
 from tests.fakes import tamper
 from tests.test_flop_counter import counted
@@ -168,6 +169,46 @@ def test_a_budget_of_one_entry_keeps_the_latest(tiny_model: dyvte.Model) -> None
         assert len(driver.core.prefixes) == 1
         assert driver.core.prefixes.held <= budget
     assert hits == [False, True, False, True, False]
+
+
+@pytest.mark.parametrize("entries", [0, 1, 2, 5])
+def test_states_outside_the_pool_stay_within_their_share(
+    entries: int, cold: Cold, tiny_model: dyvte.Model
+) -> None:
+    """Those of running requests, too; who finds no room is answered and not kept."""
+    driver = Reused(tiny_model, warm())
+    driver.ask("one", asking(0, 0), "0")
+    share = entries * driver.core.prefixes.state_bytes
+    driver.check_empty()
+    driver = Reused(tiny_model, warm())
+    prefixes = driver.core.prefixes
+    prefixes.max_state_bytes = share
+    for name in ("a", "b"):
+        for picture in range(5):
+            driver.add(f"{name}{picture}", asking(picture, 0), GREEDY, EXITS["0"])
+        while driver.core.has_work:
+            driver.step()
+            assert prefixes.state_bytes <= share
+    assert len(prefixes) == entries
+    for name in ("a", "b"):
+        for picture in range(5):
+            cold.same(driver, f"{name}{picture}", "0", picture, 0, 1, 1)
+    driver.check_empty()
+
+
+def test_the_pool_leaves_room_for_the_states_beside_it(
+    tiny_model: dyvte.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dyvte.engine.build._free_bytes", lambda device: 1 << 20)
+    bytes_of = {}
+    for budget in (0, 1 << 18):
+        config = EngineConfig(None, 1000, page_size=PAGE, prefix_cache_memory=budget)
+        core = build_core(tiny_model, config)
+        bytes_of[budget] = core.scheduler.ledger.num_pages * PAGE_BYTES
+    (none, some) = bytes_of.values()
+    assert none == 1 << 20
+    assert some <= none - core.prefixes.max_state_bytes < some + PAGE_BYTES
+    assert 0 < core.prefixes.max_state_bytes < 1 << 18
 
 
 def test_what_is_kept_is_given_up_before_anybody_waits(tiny_model: dyvte.Model) -> None:

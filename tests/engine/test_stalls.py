@@ -286,3 +286,29 @@ def test_a_fault_of_a_decode_does_not_send_the_group_back(tiny_model: dyvte.Mode
         alone = tiny.alone(tiny_model, tiny.prompt(index), sampling=params)
         assert driver.tokens(name) == alone.token_ids
     driver.check_empty()
+
+
+@pytest.mark.parametrize("wide", [60, 70, 80, 90, 100])
+def test_rows_that_come_back_where_a_gate_stays_silent_do_not_exceed_the_budget(
+    wide: int, tiny_model: dyvte.Model
+) -> None:
+    """The image left after layer 0 once; the next gate may fire there as well, and does not."""
+    silent = ExitOptions("gate", aggressiveness=1e-12)
+    asked = [keyed(1, 3), keyed(1, 3)]
+    driver = Watched(tiny_model, small(1000, max_model_len=128, prefix_cache_memory=1 << 20))
+    driver.add("first", asked[0], GREEDY, EARLY)
+    driver.run()
+    driver.add("stream", tiny.prompt(0), LONG)
+    driver.step()
+    shape, pace = driver.adapter.decoder, driver.core.runner.pace
+    rows = driver.states["first"].layout.rows
+    pace.fixed, pace.least = wide * tiny.LAYERS * shape.layer(rows, rows) // 100, 4
+    state = driver.add("deeper", asked[1], GREEDY, silent)
+    while not driver.events["deeper"]:
+        driver.step()
+        assert driver.work <= pace.fixed
+    assert state.prefix_hit
+    driver.run()
+    alone = tiny.alone(tiny_model, asked[1], sampling=GREEDY, exits=silent)
+    assert driver.tokens("deeper") == alone.token_ids
+    assert driver.core.stats_of(state).exit_layer is None
