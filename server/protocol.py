@@ -4,15 +4,22 @@ A head must arrive within a deadline and a size: a client that drips header byte
 stops, is closed before it costs more than that. A reply may come before the body has been read
 (who is turned away, a wrong key): then the rest of the body runs out here, unread, so that the
 client sees the reply and may use the connection again, within the bounds of a body that is read.
+
+What is no HTTP at all never reaches the app; its 400 is written here, in the app's own form.
 """
 
 from __future__ import annotations
 
 import asyncio
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+import structlog
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from server.api.context import new_request_id
+from server.api.errors import bad_request
 from server.settings import Settings
+
+log = structlog.get_logger("dyvte.request")
 
 MAX_HEAD_BYTES = 64 * 1024
 
@@ -47,6 +54,24 @@ class BoundedProtocol(HttpToolsProtocol):
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
                 self.send_400_response("Request head too large.")
+
+    def send_400_response(self, msg: str) -> None:
+        """OpenAI's form and a request id in place of the parent's line of text; then the end.
+
+        Beside an answer that has begun it would be read as part of that: only the end.
+        """
+        last = self.cycle
+        begun = last is not None and last.response_started and not last.response_complete
+        if not begun and not self.pipeline:
+            request_id = new_request_id()
+            reply = bad_request(msg).response()
+            reply.headers["X-Request-Id"] = request_id
+            reply.headers["Connection"] = "close"
+            head = (*self.server_state.default_headers, *reply.raw_headers)
+            lines = [b"%b: %b\r\n" % (name, value) for name, value in head]
+            self.transport.write(b"".join((STATUS_LINE[400], *lines, b"\r\n", bytes(reply.body))))
+            log.info("request", id=request_id, status=400, reason=msg)
+        self.transport.close()
 
     def on_message_begin(self) -> None:
         self._begin_head()

@@ -65,6 +65,11 @@ class RequestRecord:
         return time.perf_counter() - self.arrived
 
 
+def new_request_id() -> str:
+    """For a request that brought none."""
+    return f"req_{uuid.uuid4().hex}"
+
+
 def record_of(request: Request) -> RequestRecord:
     """The record of the request that is being served."""
     record = request.scope["dyvte.record"]
@@ -85,7 +90,7 @@ class RequestContext:
             return
         given = Headers(scope=scope).get("x-request-id", "")
         sane = _SANE_ID.fullmatch(given)
-        record = RequestRecord(given if sane else f"req_{uuid.uuid4().hex}")
+        record = RequestRecord(given if sane else new_request_id())
         scope["dyvte.record"] = record
 
         async def tell(message: Message) -> None:

@@ -157,6 +157,57 @@ def test_a_head_that_never_ends_is_refused(url: str, head: bytes) -> None:
     assert httpx.get(f"{url}/health").status_code == 200
 
 
+MALFORMED = {
+    "no http": b"hello\r\n\r\n",
+    "tls": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    "version": b"GET /health HTTP/9.9\r\nHost: a\r\n\r\n",
+    "header": b"GET /health HTTP/1.1\r\nHo st: a\r\n\r\n",
+    "two lengths": b"POST / HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n",
+    "chunk": b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n",
+    "length": b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{} and more\r\n\r\n",
+}
+
+
+def everything(raw: socket.socket) -> bytes:
+    """All that comes until the other side closes."""
+    parts = []
+    while part := raw.recv(65536):
+        parts.append(part)
+    return b"".join(parts)
+
+
+@pytest.mark.parametrize("sent", MALFORMED.values(), ids=MALFORMED)
+def test_what_is_no_http_is_a_400_in_openais_form_with_an_id(url: str, sent: bytes) -> None:
+    host = urlsplit(url)
+    with socket.create_connection((host.hostname, host.port), timeout=5) as raw:
+        raw.sendall(sent)
+        head, _, said = everything(raw).partition(b"\r\n\r\n")
+    status, *lines = head.decode().split("\r\n")
+    headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
+    assert status == "HTTP/1.1 400 Bad Request"
+    assert headers["content-type"] == "application/json"
+    assert headers["content-length"] == str(len(said))
+    assert headers["connection"] == "close"
+    assert headers["x-request-id"].startswith("req_")
+    error = {"message": "Invalid HTTP request received.", "type": "invalid_request_error"}
+    assert json.loads(said) == {"error": {**error, "param": None, "code": None}}
+    assert httpx.get(f"{url}/health").status_code == 200
+
+
+def test_what_is_no_http_behind_a_request_never_lands_in_its_stream() -> None:
+    engine = FakeEngine(answer=b"x" * 400, step_s=0.02)
+    with serve(engine) as url:
+        host = urlsplit(url)
+        with socket.create_connection((host.hostname, host.port), timeout=5) as raw:
+            raw.sendall(post(body(stream=True)))
+            said = raw.recv(65536)
+            raw.sendall(b"hello\r\n\r\n")
+            said += everything(raw)
+        until(lambda: engine.aborted, seconds=2)
+    assert said.count(b"HTTP/1.1") == 1
+    assert b"Invalid HTTP" not in said
+
+
 def post(raw: dict[str, object]) -> bytes:
     """The request as bytes."""
     payload = json.dumps(raw).encode()
