@@ -25,6 +25,7 @@ from dyvte.cli.usage import (
     whole,
 )
 from dyvte.params import ExitOptions, SamplingParams
+from dyvte.prompt import DETAILS
 
 if TYPE_CHECKING:
     from dyvte.prompt import Message
@@ -37,7 +38,7 @@ def run(argv: Sequence[str]) -> int:
     sampling = SamplingParams(
         max_tokens=args.max_tokens, temperature=args.temperature, seed=args.seed
     )
-    message = _message(args.words)
+    message = _message(args.words, args.detail)
 
     import dyvte  # torch loads here, after everything that can be refused without it
 
@@ -82,6 +83,8 @@ def _parser() -> Parser:
     choice.add_argument("--no-exit", action="store_true", help="keep the image to the last layer")
     parser.add_argument("--min-layer", type=whole(0), metavar="L", help="gates fire from here on")
     parser.add_argument("--max-layer", type=whole(0), metavar="L", help="gates fire up to here")
+    detail = "how finely pictures are looked at (default: auto)"
+    parser.add_argument("--detail", choices=DETAILS, default="auto", help=detail)
     parser.add_argument("--max-tokens", type=whole(1), default=128, metavar="N")
     parser.add_argument("--temperature", type=number, default=0.0, metavar="T")
     parser.add_argument("--seed", type=whole(0), metavar="S")
@@ -103,12 +106,12 @@ def _exits(args: argparse.Namespace) -> ExitOptions | None:
     return ExitOptions(aggressiveness=args.aggressiveness, **layers)
 
 
-def _message(words: Sequence[str]) -> Message:
+def _message(words: Sequence[str], detail: str) -> Message:
     """One user message: the images in order, then the question."""
     *paths, question = words
     if os.path.isfile(question):
         raise CommandError(f"no question after {question}", "give the question last, in quotes")
     if not question.strip():
         raise CommandError("the question is empty", "give the question last, in quotes")
-    pictures = [{"type": "image", "image": open_picture(path)} for path in paths]
+    pictures = [{"type": "image", "image": open_picture(path), "detail": detail} for path in paths]
     return {"role": "user", "content": [*pictures, {"type": "text", "text": question}]}

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
+import dyvte
 from benchmarks.model import Preset, Tower, make
 from dyvte.cli import main
 from dyvte.cli.picture import open_picture
@@ -58,6 +60,25 @@ def test_json_has_the_names_of_the_servers_reply(
 def test_an_image_is_not_required(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["generate", "amber?", "--model", model, "--max-tokens", "2"]) == 0
     assert "\nno image · " in capsys.readouterr().out
+
+
+def test_detail_is_what_the_api_calls_it(
+    model: str, picture: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    prompt = dyvte.Model.prompt
+
+    def watched(self: dyvte.Model, messages: Any, tools: Any = ()) -> dyvte.Prompt:
+        asked.extend(part.get("detail") for part in messages[0]["content"])
+        return prompt(self, messages, tools)
+
+    monkeypatch.setattr(dyvte.Model, "prompt", watched)
+    argv = ["generate", picture, "amber?", "--model", model, "--max-tokens", "1"]
+    assert main([*argv, "--detail", "low"]) == 0
+    assert main(argv) == 0
+    assert asked == ["low", None, "auto", None]
+    assert main([*argv, "--detail", "fine"]) == 2
+    assert "--detail: invalid choice: 'fine'" in capsys.readouterr().err
 
 
 def test_no_exit_saves_nothing(
