@@ -15,13 +15,14 @@ LINTERS := $(VENV)/linters
 BROWSER := $(VENV)/browser
 CLIENTS ?= $(VENV)/clients
 SCHEMATHESIS ?= $(VENV)/schemathesis
+QUANT ?= $(VENV)/quant
 ARGS  ?=
 
 # Where torch's CPU wheels come from on Linux without an NVIDIA GPU (the registry's own wheel
 # brings gigabytes of CUDA). Asked only if it answers; set empty to use pip's configuration alone.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: help setup serve test check check-deploy check-prometheus ray-test observability-test playground-test clients conformance fuzz soak overload \
+.PHONY: help setup serve test check check-deploy check-prometheus ray-test observability-test playground-test quant-test clients conformance fuzz soak overload \
   dashboards format bench \
   demo-gates clean
 
@@ -86,6 +87,14 @@ playground-test: $(STAMP) $(BROWSER)/.made ## the page at / driven in headless C
 $(BROWSER)/.made: tests/playground/browser.txt | $(STAMP)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade \
 	  --target $(BROWSER) --requirement $<
+	@touch $@
+
+quant-test: $(STAMP) $(QUANT)/.made ## weights rounded by torchao and bitsandbytes, at load and in checkpoints
+	@PYTHONPATH="$(QUANT)" $(BIN)/python -m pytest tests/models/test_quantized.py $(ARGS)
+
+$(QUANT)/.made: tests/models/quantized.txt | $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --no-deps \
+	  --target $(QUANT) --requirement $<
 	@touch $@
 
 clients: $(STAMP) ## other people's clients against the demo model, told in docs/clients.md (needs node)

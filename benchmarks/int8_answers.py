@@ -1,9 +1,9 @@
-"""What 8-bit weights change: answers and exits of the demo model on pictures that it never saw.
+"""What rounded weights change: answers and exits of the demo model on pictures that it never saw.
 
-Every question is asked in both forms of the weights under each policy. "Changed" are answers that
-differ between the forms; "right" those that match the picture.
+Every question is asked of the plain weights and of each rounded form under each policy. "Changed"
+are answers that differ from those of the plain ones; "right" those that match the picture.
 
-    python -m benchmarks.int8_answers --pictures 500
+    python -m benchmarks.int8_answers --pictures 500 --weights int8 torchao-int8 bnb-int8 bnb-nf4
 """
 
 from __future__ import annotations
@@ -39,8 +39,9 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One policy over all questions; shares."""
+    """One form of the weights under one policy, over all questions; shares."""
 
+    weights: str
     policy: str
     questions: int
     right_before: float
@@ -52,7 +53,8 @@ class Change:
 
     def __str__(self) -> str:
         return (
-            f"{self.policy:<8} right {self.right_before:.3f} → {self.right_after:.3f}   answers "
+            f"{self.weights:<12} {self.policy:<8} "
+            f"right {self.right_before:.3f} → {self.right_after:.3f}   answers "
             f"changed {self.answers_changed:.3f}   exit layers changed {self.exits_changed:.3f}   "
             f"prefill FLOPs saved {self.saved_before:.3f} → {self.saved_after:.3f}"
         )
@@ -72,12 +74,17 @@ def answers(
 
 
 def change(
-    policy: str, wanted: Sequence[str], before: Sequence[Said], after: Sequence[Said]
+    weights: str,
+    policy: str,
+    wanted: Sequence[str],
+    before: Sequence[Said],
+    after: Sequence[Said],
 ) -> Change:
     """Shares over pairs of answers to the same question."""
     total = len(wanted)
     pairs = list(zip(before, after, strict=True))
     return Change(
+        weights=weights,
         policy=policy,
         questions=total,
         right_before=sum(a.text == b for a, b in zip(before, wanted, strict=True)) / total,
@@ -94,12 +101,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.int8_answers", description=__doc__)
     parser.add_argument("--pictures", type=int, default=500)
     parser.add_argument("--skip", type=int, default=0, help="leave out the split's first ones")
+    parser.add_argument("--weights", nargs="+", default=["int8"], help="rounded forms")
     parser.add_argument("--json", type=Path, help="write the shares with their provenance")
     args = parser.parse_args()
     command = ["python", "-m", "benchmarks.int8_answers", *sys.argv[1:]]
     origin = Origin.here(command, args.skip, "cpu")
     print(origin, flush=True)
-    models = [dyvte.load("demo", dtype="float32", weights=form) for form in ("auto", "int8")]
+    forms = ["auto", *args.weights]
+    models = [dyvte.load("demo", dtype="float32", weights=form) for form in forms]
     prompts, wanted = [], []
     for _, picture, ((question,),) in drawn(Export("test", args.pictures, args.skip)):
         text = {"type": "text", "text": question.text}
@@ -108,9 +117,10 @@ def main() -> None:
         wanted.append(question.answer)
     changes = []
     for policy, exits in POLICIES.items():
-        said = [answers(model, prompts, exits) for model in models]
-        changes.append(change(policy, wanted, *said))
-        print(changes[-1], flush=True)
+        before, *others = [answers(model, prompts, exits) for model in models]
+        for form, after in zip(args.weights, others, strict=True):
+            changes.append(change(form, policy, wanted, before, after))
+            print(changes[-1], flush=True)
     if args.json:
         figures = {"provenance": origin.as_json(), "changes": [asdict(each) for each in changes]}
         args.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

@@ -47,7 +47,7 @@ class Row:
 
     def __str__(self) -> str:
         return (
-            f"{self.what:<18} {self.sequences:>4}  {self.weights:<6} {self.ms:>8.1f} ms "
+            f"{self.what:<18} {self.sequences:>4}  {self.weights:<12} {self.ms:>8.1f} ms "
             f"{self.floor_ms:>8.1f} ms {self.ms / self.floor_ms:>6.2f}"
         )
 

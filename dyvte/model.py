@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,9 @@ from dyvte.models import registry
 from dyvte.models.adapter import ModelAdapter
 from dyvte.models.checkpoints.opened import Opened, ReadOptions
 from dyvte.models.gates import choose_gates
-from dyvte.models.linear import prepare
 from dyvte.models.prompts.chat import ChatFormat, encode, images_of
 from dyvte.models.prompts.tokens import TokenBytes
+from dyvte.models.quantized import check_weights, give_form
 from dyvte.models.vision.images import ProcessImages
 from dyvte.prompt import Message, Prompt
 from dyvte.tools import Tool
@@ -36,7 +36,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 class Model:
     """An adapter, its gates, and the way from messages to prompts and from ids to text.
 
-    ``notes`` are what the reader of its folder had to decide.
+    ``notes`` are what the reader of its folder had to decide. ``weights`` is the form of the
+    decoder's linear layers, or the library that rounded them before they were stored.
     """
 
     adapter: ModelAdapter
@@ -48,6 +49,7 @@ class Model:
     gate_card: GateCard | None = None
     offers: Offers = field(default_factory=Offers)
     notes: tuple[str, ...] = ()
+    weights: str = "auto"
 
     @property
     def gates(self) -> GateBank | None:
@@ -137,18 +139,22 @@ def load(
     only. ``token_order`` ("rows", "columns") overrides what VILA's reader finds out by itself.
     ``device`` "auto" takes CUDA where there is some. ``dtype`` "auto" keeps a 16-bit checkpoint
     in 16 bit where the device computes in it, else takes float32. ``weights`` is the form of the
-    decoder's linear layers (``dyvte.models.linear``): "auto", "plain" (as ``transformers`` made
-    them: take this to train them) or "int8". Raises ModelError, OptionError.
+    decoder's linear layers: "auto", "plain" (as ``transformers`` made them: take this to train
+    them), "int8" (``dyvte.models.linear``), or rounded by a library that is an extra:
+    "torchao-int8", "bnb-int8", "bnb-nf4" (``dyvte.models.quantized``). Raises ModelError,
+    OptionError.
     """
     options = ReadOptions(allow_pickle, token_order)
     folder = registry.find(str(name), allow_pickle)
+    stored = registry.stored_by(folder)
+    check_weights(weights, stored)
     where = _device(device)
     opened = registry.open_model(folder, where, _dtype(dtype, where, folder), options)
     for note in opened.notes:
         log.info("%s: %s", name, note)
     model = _with_gates(opened, str(name), gates, foreign_gates)
-    prepare(model.adapter, weights)
-    return model
+    give_form(model.adapter, weights)
+    return replace(model, weights=stored or weights)
 
 
 def build(

@@ -39,6 +39,7 @@ def open_engine(settings: Settings) -> Engine:
         device=settings.device,
         dtype=settings.dtype,
         weights=settings.weights,
+        cuda_graphs=settings.cuda_graphs,
         max_model_len=settings.max_model_len,
         max_num_seqs=settings.max_num_seqs,
         max_stall_ms=settings.max_stall_ms,

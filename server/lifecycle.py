@@ -126,9 +126,11 @@ class Lifecycle:
         self._on_ready(engine)
         if self.phase is Phase.LOADING:
             self.phase = Phase.READY
-        log.info("ready", model=self._settings.name, seconds=round(time.perf_counter() - began, 2))
-        if engine.info.exits_hint:
-            log.warning("exits", hint=engine.info.exits_hint)
+        info, seconds = engine.info, round(time.perf_counter() - began, 2)
+        form = {"device": info.device, "dtype": info.dtype, "weights": info.weights}
+        log.info("ready", model=self._settings.name, **form, seconds=seconds)
+        if info.exits_hint:
+            log.warning("exits", hint=info.exits_hint)
 
     async def drain(self) -> None:
         """Close the house; whoever calls waits until it is closed."""

@@ -40,7 +40,10 @@ def read_config(path: Path) -> dict[str, Any]:
         raise ConfigError(f"--config {path}: is not YAML") from error
     if not isinstance(data, dict):
         raise ConfigError(f"--config {path}: must hold names and values, one a line")
-    return {str(key).replace("-", "_"): value for key, value in data.items()}
+    settings = {str(key).replace("-", "_"): value for key, value in data.items()}
+    if "config" in settings:
+        raise ConfigError("config: is not a setting of a file; see dyvte serve --help")
+    return settings
 
 
 class Settings(BaseSettings):
@@ -71,10 +74,16 @@ class Settings(BaseSettings):
     )
     device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, …")
     dtype: str = Field(default="auto", description="auto, float32, bfloat16, float16")
-    weights: Literal["auto", "plain", "int8"] = Field(
+    weights: Literal["auto", "plain", "int8", "torchao-int8", "bnb-int8", "bnb-nf4"] = Field(
         default="auto",
-        description="form of the decoder's linear layers: the fastest that rounds nothing, as "
-        "loaded, or 8 bit (CPUs only)",
+        description="form of the decoder's linear layers: auto is the fastest that rounds nothing, "
+        "plain as loaded, int8 in 8 bit (CPUs only); torchao-int8, bnb-int8 and bnb-nf4 round with "
+        "those libraries (pip install 'dyvte[quant]')",
+    )
+
+    cuda_graphs: bool = Field(
+        default=True,
+        description="replay decode steps as CUDA graphs, where attention allows it (not on a CPU)",
     )
 
     # Capacity

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 FOREIGN = "take gates made for another model of the same width; they promise nothing"
 
 
+WEIGHTS = "auto, plain, int8 (CPUs only), or with dyvte[quant]: torchao-int8, bnb-int8, bnb-nf4"
 PICKLE = "read pickled weights (*.bin) too, tensors only"
 TOKEN_ORDER = "order of visual tokens of an original VILA (default: by the checkpoint's age)"
 
@@ -124,7 +125,7 @@ def add_reading(parser: argparse.ArgumentParser, devices: str = "auto, cpu, cuda
 
 def add_weights(parser: argparse.ArgumentParser) -> None:
     """The flag of commands that answer with a model and nothing more."""
-    parser.add_argument("--weights", default="auto", help="auto, plain, int8 (CPUs only)")
+    parser.add_argument("--weights", default="auto", help=WEIGHTS)
 
 
 def reading(args: argparse.Namespace) -> tuple[bool, str | None]:

@@ -82,7 +82,8 @@ class ModelInfo:
     ``conversation_default`` say where a prompt of several user turns is treated otherwise.
     ``max_model_len`` counts prompt rows (visual included) plus new tokens.
     ``strips_leading_space``: the tokenizer puts one space in front of an answer's first word
-    ("▁Yes"), which is not part of the answer.
+    ("▁Yes"), which is not part of the answer. ``weights`` is the form of the decoder's linear
+    layers as ``dyvte.load`` takes it, or the library that rounded them before they were stored.
     """
 
     family: str
@@ -103,6 +104,7 @@ class ModelInfo:
     exits_hint: str | None = None
     strips_leading_space: bool = False
     prune_methods: tuple[str, ...] = ()
+    weights: str = "auto"
 
 
 class TokenStream(Protocol):

@@ -31,6 +31,7 @@ def describe(model: Model, core: EngineCore) -> ModelInfo:
         exits_hint=_hint(grants),
         strips_leading_space=bool(model.token_bytes and model.token_bytes.strips_leading_space),
         prune_methods=tuple(prune_methods()),
+        weights=model.weights,
     )
 
 

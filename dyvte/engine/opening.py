@@ -35,6 +35,7 @@ def open_engine(
     prefix_cache_memory: int = 0,
     max_stall_ms: float = 100.0,
     weights: str = "auto",
+    cuda_graphs: bool = True,
 ) -> AsyncEngine:
     """Load a model and wire an engine around it. Blocking. Raises ModelError, OptionError.
 
@@ -50,6 +51,7 @@ def open_engine(
         image_cache_memory=image_cache_memory,
         prefix_cache_memory=prefix_cache_memory,
         max_stall_ms=max_stall_ms,
+        cuda_graphs=cuda_graphs,
     )
     if loaded.adapter.device.type == "cpu":
         keep_freed_memory()

@@ -118,7 +118,7 @@ def origin_of(adapter: ModelAdapter, name: str) -> Origin | None:
     by_part: dict[Part, list[Tensor]] = {}
     for part, parameter in _parameters(adapter):
         by_part.setdefault(part, []).append(parameter.detach())
-    if any(each.dtype == torch.int8 for held in by_part.values() for each in held):
+    if any(each.dtype.itemsize < 2 for held in by_part.values() for each in held):
         return None
     drawn = [value for part in PARTS for value in _spread(by_part.get(part, []))]
     values = torch.stack(drawn).to("cpu", torch.bfloat16).view(torch.int16).tolist()

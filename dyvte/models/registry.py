@@ -7,6 +7,7 @@ remote code never.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from dyvte.models.checkpoints.meta import build_native
 from dyvte.models.checkpoints.native import native_adapter, open_native
 from dyvte.models.checkpoints.native_weights import check_parts
 from dyvte.models.checkpoints.opened import Opened, ReadOptions, quiet, read_config, refusing
+from dyvte.models.checkpoints.quantization import check_rounded, note_of, rounded_by
 from dyvte.models.decoder import NativeAdapter
 from dyvte.models.originals import eagle as original_eagle
 from dyvte.models.originals import internvl as original_internvl
@@ -72,11 +74,13 @@ def open_model(
     with quiet():
         reader = reader_of(config)
         config |= _overrides(folder, reader, options)
+        check_rounded(folder, config, layout_of(config) if reader is not None else None)
         if reader is not None:
             return reader.open_original(folder, config, device, dtype, options.allow_pickle)
         adapter = _native(folder, config)
         weight_files(folder, options.allow_pickle)
-        return open_native(folder, adapter, device, dtype, options.allow_pickle)
+        opened = open_native(folder, adapter, device, dtype, options.allow_pickle)
+        return replace(opened, notes=note_of(config))
 
 
 def build_model(folder: Path, dtype: torch.dtype, options: ReadOptions = STRICT) -> Opened:
@@ -88,7 +92,8 @@ def build_model(folder: Path, dtype: torch.dtype, options: ReadOptions = STRICT)
         if isinstance(reader, Builder):
             return reader.build(folder, config, dtype)
         if reader is None:
-            return build_native(folder, _native(folder, config), dtype)
+            built = build_native(folder, _native(folder, config), dtype)
+            return replace(built, notes=note_of(config))
     raise ModelError(
         f"{folder}: {layout_of(config)} layout says too little without its weights; "
         "give a folder that holds them"
@@ -123,6 +128,11 @@ def _native(folder: Path, config: dict[str, Any]) -> type[NativeAdapter]:
         return adapter
     found = f"model_type {config.get('model_type')!r}, architectures {config.get('architectures')}"
     raise ModelError(f"{folder}: {found} is not supported; supported: {'; '.join(SUPPORTED)}")
+
+
+def stored_by(folder: Path) -> str | None:
+    """The library that rounded a folder's weights before they were stored, if one did."""
+    return rounded_by(read_config(folder))
 
 
 def checkpoint_dtype(folder: Path) -> torch.dtype | None:

@@ -54,6 +54,8 @@ class ModelOffer(TypedDict):
     family: NotRequired[str]
     num_layers: NotRequired[int]
     max_model_len: NotRequired[int]
+    dtype: NotRequired[str]
+    weights: NotRequired[str]
     policies: NotRequired[list[str]]
     prune_methods: NotRequired[list[str]]
     presets: NotRequired[dict[str, ExitsCard]]
@@ -127,6 +129,8 @@ def _offer(engine: Engine, settings: Settings) -> ModelOffer:
         "family": info.family,
         "num_layers": info.num_layers,
         "max_model_len": info.max_model_len,
+        "dtype": info.dtype,
+        "weights": info.weights,
         "policies": list(info.policies),
         "prune_methods": list(info.prune_methods),
         "presets": {name: said(exits) for name, exits in info.presets.items()},

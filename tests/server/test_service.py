@@ -33,6 +33,25 @@ async def test_the_base_model_tells_what_exits_it_grants(connect: Connect) -> No
     assert told["exits_hint"] == "calibrate the gates"
 
 
+async def test_the_base_model_tells_its_type_and_the_form_of_its_weights(connect: Connect) -> None:
+    info = replace(INFO, dtype="bfloat16", weights="bnb-nf4")
+    async with connect(FakeEngine(info=info)) as client:
+        base = (await client.get("/v1/models/demo")).json()["dyvte"]
+        alias = (await client.get("/v1/models/demo:off")).json()["dyvte"]
+    assert (base["dtype"], base["weights"]) == ("bfloat16", "bnb-nf4")
+    assert not {"dtype", "weights"} & alias.keys()
+
+
+async def test_the_log_says_in_what_form_the_model_is_ready(
+    connect: Connect, capsys: pytest.CaptureFixture[str]
+) -> None:
+    info = replace(INFO, dtype="bfloat16", device="cuda", weights="bnb-nf4")
+    async with connect(FakeEngine(info=info)):
+        said = next(line for line in capsys.readouterr().out.splitlines() if "ready" in line)
+    for word in ("model=demo", "device=cuda", "dtype=bfloat16", "weights=bnb-nf4"):
+        assert word in said
+
+
 async def test_what_was_measured_stands_beside_the_presets(connect: Connect) -> None:
     measured = Measured(700, 3, 0.011, 0.45, 0.4)
     stay = ExitOptions(aggressiveness=0.0)

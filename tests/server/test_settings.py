@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 import pytest
 
+from dyvte.engine import opening
+from dyvte.engine.build import EngineConfig, build_core
+from dyvte.engine.core import EngineCore
+from dyvte.model import Model
+from server.__main__ import open_engine
 from server.commandline import load_settings
 from server.settings import ConfigError, Settings
 
@@ -116,8 +122,42 @@ def test_an_unknown_key_of_the_file_is_named(tmp_path: Path) -> None:
         load_settings(["--config", str(path)])
 
 
+@pytest.mark.parametrize("said", ["config: other.yaml\n", "config:\n"])
+def test_a_file_cannot_name_another_file(said: str, tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(said)
+    with pytest.raises(ConfigError, match="config: is not a setting of a file"):
+        load_settings(["--config", str(path)])
+
+
 def test_a_folder_gives_its_own_name(tmp_path: Path) -> None:
     (tmp_path / "eye-7b").mkdir()
     assert Settings(model=f"{tmp_path}/eye-7b/").name == "eye-7b"
     assert Settings(model="org/eye").name == "org/eye"
     assert Settings(model="org/eye", served_model_name="eye").name == "eye"
+
+
+def test_every_setting_that_the_engine_takes_reaches_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, object] = {}
+    taken = inspect.signature(opening.open_engine).parameters
+    monkeypatch.setattr(opening, "open_engine", lambda model, **named: given.update(named))
+    settings = load_settings(["--no-cuda-graphs", "--weights", "bnb-nf4"])
+    open_engine(settings)
+    assert given.keys() == taken.keys() - {"model"}
+    assert given == {name: getattr(settings, name) for name in given}
+    assert (given["cuda_graphs"], given["weights"]) == (False, "bnb-nf4")
+
+
+@pytest.mark.parametrize("graphs", [True, False])
+def test_the_core_is_built_with_or_without_cuda_graphs(
+    graphs: bool, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def watched(model: Model, config: EngineConfig) -> EngineCore:
+        asked.append(config.cuda_graphs)
+        return build_core(model, config)
+
+    monkeypatch.setattr(opening, "build_core", watched)
+    opening.open_engine(str(tiny_folder), device="cpu", cuda_graphs=graphs)
+    assert asked == [graphs]

@@ -14,7 +14,7 @@ from transformers import AutoImageProcessor, AutoTokenizer
 
 from dyvte.errors import ModelError
 from dyvte.exits.files import gates_inside
-from dyvte.models.checkpoints.native_weights import check_names, check_shapes
+from dyvte.models.checkpoints.native_weights import check_names, check_shapes, linear_weights
 from dyvte.models.checkpoints.opened import (
     Opened,
     check_settings,
@@ -22,6 +22,7 @@ from dyvte.models.checkpoints.opened import (
     naming,
     refusing,
 )
+from dyvte.models.checkpoints.quantization import how_to_read
 from dyvte.models.decoder import NativeAdapter
 from dyvte.models.originals.files import shapes
 from dyvte.models.originals.tokenizers import FILES
@@ -83,7 +84,8 @@ def open_native(
         stored = shapes(folder, allow_pickle)
         gates = gates_inside(folder)
         empty = empty_native(folder, adapter, dtype, gates).model
-        check_shapes(stored, empty)
+        how = how_to_read(adapter.native.config_class.from_pretrained(folder), device)
+        check_shapes(stored, empty, but=linear_weights(empty) if how else ())
         tokenizer, chat = read_chat(folder, adapter, empty.config)
         process = read_image_processor(folder, adapter)
         model, report = adapter.native.from_pretrained(
@@ -92,6 +94,7 @@ def open_native(
             attn_implementation=implementations(),
             use_safetensors=None if allow_pickle else True,  # None: pickled ones where alone
             output_loading_info=True,
+            **how,
         )
         check_names(report["missing_keys"], report["unexpected_keys"], gates is not None)
         opened = adapter(model.to(device).eval(), gates)

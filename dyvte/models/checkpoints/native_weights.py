@@ -10,9 +10,10 @@ in ``conversion_mapping``, ``WeightRenaming`` and ``rename_source_key`` in ``cor
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
+from torch import nn
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming, rename_source_key
 
@@ -37,14 +38,23 @@ def check_parts(config: dict[str, Any]) -> None:
         raise ModelError("config.json: patch_size 0 of the vision tower is not a number above 0")
 
 
-def check_shapes(stored: Mapping[str, Sequence[int]], model: Any) -> None:
-    """Compare shapes in the files' headers with a model on the meta device. Raises ModelError."""
+def linear_weights(model: nn.Module) -> frozenset[str]:
+    """Names of the weights that a library may have packed into another shape."""
+    linear = (name for name, module in model.named_modules() if isinstance(module, nn.Linear))
+    return frozenset(f"{name}.weight" for name in linear)
+
+
+def check_shapes(stored: Mapping[str, Sequence[int]], model: Any, but: Container[str] = ()) -> None:
+    """Compare shapes in the files' headers with a model on the meta device. Raises ModelError.
+
+    Parameters named in ``but`` may have any.
+    """
     own = model.state_dict()
     mapping = get_model_conversion_mapping(model)
     renamings = [each for each in mapping if isinstance(each, WeightRenaming)]
     for name, shape in stored.items():
         new, _ = rename_source_key(name, renamings, [], model.base_model_prefix, own)
-        if new in own and list(own[new].shape) != list(shape):
+        if new in own and new not in but and list(own[new].shape) != list(shape):
             raise ModelError(
                 f"tensor {name!r} has shape {list(shape)}; by config.json it is "
                 f"{list(own[new].shape)}"
