@@ -1,19 +1,17 @@
 """Between two layers: which visual rows stay, which sequences let all of theirs go.
 
 Asks pruning rules and exit policies about the sequences in prefill that still hold visual rows,
-and writes what they answered into the traces; the loop does the removing. Several sequences that
-ask gates, or that measure, cost one device→host read together.
+and writes what they answered into the traces; the loop does the removing. All that exits read of a
+layer comes in one device→host read, and so does all that pruning keeps.
 
 Shapes: T rows, d hidden size, H query heads, K key/value heads, D head_dim.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from dyvte.exits.policy import (
@@ -32,6 +30,7 @@ from dyvte.kv_cache import KVCache
 from dyvte.models.adapter import ModelAdapter
 from dyvte.packing import PackedBatch
 from dyvte.trace import SequenceTrace
+from dyvte.transfer import Fetch
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +59,7 @@ class Boundary:
     def leaving(self, traces: Sequence[SequenceTrace]) -> set[int]:
         """Segments whose visual rows leave after ``layer``. Mutates ``traces``."""
         asked = self.asked
-        readings = self._read_gates(asked, traces) | self._measure(asked, traces)
+        readings = self._read(asked, traces)
         fired = {i for i in asked if exit_of(self.policies[i]).decide(self.layer, readings.get(i))}
         for index in fired:
             traces[index].exit_layer = self.layer
@@ -68,7 +67,7 @@ class Boundary:
 
     def pruned(self, traces: Sequence[SequenceTrace]) -> dict[int, list[int]]:
         """By segment that prunes here: indices into its visual rows that stay."""
-        kept: dict[int, list[int]] = {}
+        staying: dict[int, Tensor] = {}
         for index in _with_image(self.batch):
             rule = prune_of(self.policies[index])
             share = rule.share(self.layer + 1) if rule is not None else None
@@ -76,9 +75,14 @@ class Boundary:
                 continue
             view = self._view(index)
             count = kept_rows(self.batch.segments[index].visual_rows, share)
-            kept[index] = rule.keep(view, count).tolist()
+            staying[index] = rule.keep(view, count)
             traces[index].rule_flops += view.flops
-            traces[index].cuts.append(Cut(self.layer + 1, tuple(kept[index])))
+        if not staying:
+            return {}
+        read = Fetch(*staying.values()).get()
+        kept = {index: rows.tolist() for index, rows in zip(staying, read, strict=True)}
+        for index, rows in kept.items():
+            traces[index].cuts.append(Cut(self.layer + 1, tuple(rows)))
         return kept
 
     def _view(self, index: int) -> LayerView:
@@ -96,40 +100,41 @@ class Boundary:
     def _reading(self, asked: Sequence[int], what: Reads) -> list[int]:
         return [index for index in asked if exit_of(self.policies[index]).reads is what]
 
-    def _read_gates(
-        self, asked: Sequence[int], traces: Sequence[SequenceTrace]
-    ) -> dict[int, Reading]:
-        """One gate over all sequences that ask it."""
-        indices = self._reading(asked, Reads.GATE)
-        if not indices or self.model.gates is None:
+    def _read(self, asked: Sequence[int], traces: Sequence[SequenceTrace]) -> dict[int, Reading]:
+        """What gates say and policies measure, all of it enqueued before any of it is read."""
+        gated, measuring = (self._reading(asked, what) for what in (Reads.GATE, Reads.VIEW))
+        if self.model.gates is None:
+            gated = []
+        sources = [self._gates(gated)] if gated else []
+        sources += self._measures(measuring, traces)
+        if not sources:
             return {}
-        status = text_token_status(self.batch, self.batch.hidden, indices)
-        logits: list[list[float]] = self.model.gates.logits(self.layer, status).tolist()
+        found = [each.tolist() for each in Fetch(*sources).get()]
         readings: dict[int, Reading] = {}
-        for index, (keep, leave) in zip(indices, logits, strict=True):
+        for index, (keep, leave) in zip(gated, found[0] if gated else [], strict=True):
             readings[index] = reading = GateReading(keep, leave)
             traces[index].readings.append(reading)
             traces[index].gates_asked.append(self.layer)
+        for index, values in zip(measuring, found[1:] if gated else found, strict=True):
+            readings[index] = measured = tuple(values)
+            traces[index].measured.append(measured)
         return readings
 
-    def _measure(self, asked: Sequence[int], traces: Sequence[SequenceTrace]) -> dict[int, Reading]:
-        """What policies measure themselves on their sequence."""
-        indices = self._reading(asked, Reads.VIEW)
+    def _gates(self, indices: Sequence[int]) -> Tensor:
+        """``[S, 2]``: one gate over all sequences that ask it."""
+        assert self.model.gates is not None, "asked of a model without gates"
+        status = text_token_status(self.batch, self.batch.hidden, indices)
+        return self.model.gates.logits(self.layer, status)
+
+    def _measures(self, indices: Sequence[int], traces: Sequence[SequenceTrace]) -> list[Tensor]:
+        """``[F]`` of each: what policies measure themselves on their sequence."""
         measured = []
         for index in indices:
             policy, view = exit_of(self.policies[index]), self._view(index)
             assert isinstance(policy, MeasuringPolicy), "a policy that reads a view has measure()"
             measured.append(policy.measure(self.layer, view))
             traces[index].rule_flops += view.flops
-        if not measured:
-            return {}
-        values = torch.cat(measured).tolist()
-        ends = itertools.accumulate(len(each) for each in measured)
-        readings: dict[int, Reading] = {}
-        for index, each, end in zip(indices, measured, ends, strict=True):
-            readings[index] = reading = tuple(values[end - len(each) : end])
-            traces[index].measured.append(reading)
-        return readings
+        return measured
 
 
 def wants_queries(layer: int, batch: PackedBatch, policies: Sequence[Policy]) -> bool:

@@ -12,7 +12,6 @@ Shapes: T rows, d hidden size, S segments, V vocabulary.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -28,7 +27,9 @@ from dyvte.kv_cache import KVCache
 from dyvte.models.adapter import ModelAdapter
 from dyvte.packing import PackedBatch, Part
 from dyvte.prefix import Passage
+from dyvte.streams import Lap
 from dyvte.trace import SequenceTrace
+from dyvte.transfer import upload
 
 
 @dataclass(slots=True)
@@ -53,7 +54,7 @@ class LayerLoop:
     traces: list[SequenceTrace]
     passages: list[Passage | None]
     layer: int = 0
-    gate_seconds: float = 0.0
+    gates: list[Lap] = field(default_factory=list)
     begun: Begun | None = None
 
     @property
@@ -69,11 +70,14 @@ class LayerLoop:
 
 @dataclass(frozen=True, slots=True)
 class ForwardOutput:
-    """``logits [S, V]`` of each segment's last row, and the traces in segment order."""
+    """``logits [S, V]`` of each segment's last row, and the traces in segment order.
+
+    ``gates`` are the laps that deciding took, a layer each.
+    """
 
     logits: Tensor
     traces: Sequence[SequenceTrace]
-    gate_seconds: float = 0.0
+    gates: Sequence[Lap] = ()
 
 
 def forward(
@@ -199,9 +203,11 @@ def _let_leave(loop: LayerLoop, boundary: Boundary) -> dict[int, Part]:
 
     Returns rows that come back, by segment.
     """
-    began = time.perf_counter()
-    leaving = boundary.leaving(loop.traces)
-    loop.gate_seconds += time.perf_counter() - began if boundary.asked else 0.0
+    leaving: set[int] = set()
+    if boundary.asked:
+        loop.gates.append(Lap(loop.batch.hidden.device))
+        leaving = boundary.leaving(loop.traces)
+        loop.gates[-1].stop()
     _prune(loop, boundary)
     returning = _returning(loop, boundary.layer, leaving)
     if leaving:
@@ -235,11 +241,13 @@ def drop(loop: LayerLoop, index: int) -> None:
 
     Mutates ``loop``, which must hold others.
     """
+    left = loop.left[index][1]
+    gone = loop.batch.segments[index].rows - left
     batch, keep = loop.batch.drop_segment(index)
     _follow(loop, batch, keep)
     del loop.policies[index], loop.traces[index], loop.passages[index]
     if loop.begun is not None:
-        _thin(loop.begun, keep[keep < loop.begun.rows])
+        _thin(loop.begun, keep[: loop.begun.rows - gone])
 
 
 def _thin(begun: Begun, keep: Tensor) -> None:
@@ -262,6 +270,6 @@ def _follow(loop: LayerLoop, batch: PackedBatch, keep: Tensor) -> None:
 
 def finish(model: ModelAdapter, loop: LayerLoop) -> ForwardOutput:
     """Norm and head over each segment's last row."""
-    last = torch.tensor(loop.batch.last_rows, device=loop.batch.hidden.device)
+    last = upload(loop.batch.last_rows, torch.int64, loop.batch.hidden.device)
     logits = model.head(loop.batch.hidden.index_select(0, last))
-    return ForwardOutput(logits, loop.traces, loop.gate_seconds)
+    return ForwardOutput(logits, loop.traces, loop.gates)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from dyvte.prompt import VisualSpan
+from dyvte.transfer import upload
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +168,7 @@ class PackedBatch:
         return replace(pack(parts), segments=tuple(segments))
 
     def _select(self, segments: Sequence[Segment], keep: list[int]) -> tuple[PackedBatch, Tensor]:
-        rows = torch.tensor(keep, dtype=torch.int64, device=self.hidden.device)
+        rows = upload(keep, torch.int64, self.hidden.device)
         batch = PackedBatch(
             segments=tuple(segments),
             hidden=self.hidden.index_select(0, rows),

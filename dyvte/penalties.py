@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from dyvte.params import SamplingParams
+from dyvte.transfer import upload
 
 
 class Penalties:
@@ -44,17 +45,17 @@ class Penalties:
         scores = logits_V.to(torch.float32, copy=True)
         if self._params.logit_bias:
             ids = _ids(self._params.logit_bias, scores)
-            scores[ids] += scores.new_tensor(list(self._params.logit_bias.values()))
+            scores[ids] += upload([*self._params.logit_bias.values()], torch.float32, scores.device)
         if self._params.repetition_penalty != 1.0 and self._seen:
             ids = _ids(sorted(self._seen), scores)
             held, penalty = scores[ids], self._params.repetition_penalty
             scores[ids] = torch.where(held > 0, held / penalty, held * penalty)
         if self._counts and (self._params.frequency_penalty or self._params.presence_penalty):
             ids = _ids(self._counts, scores)
-            times = scores.new_tensor(list(self._counts.values()))
+            times = upload([*self._counts.values()], torch.float32, scores.device)
             scores[ids] -= self._params.frequency_penalty * times + self._params.presence_penalty
         return scores
 
 
 def _ids(tokens: Iterable[int], like: Tensor) -> Tensor:
-    return torch.tensor(list(tokens), dtype=torch.int64, device=like.device)
+    return upload([*tokens], torch.int64, like.device)

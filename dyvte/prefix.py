@@ -26,6 +26,7 @@ from torch import Tensor
 from dyvte.kv_cache import KVCache
 from dyvte.packing import Part, Segment
 from dyvte.prompt import VisualSpan
+from dyvte.transfer import upload
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +127,10 @@ class Passage:
         source, prefix = self.source, self.prefix
         if source is not None and self._first == prefix.stop:
             return self._return(source, layer, left)
-        self._between.append(hidden[[row + prefix.start - self._first for row in prefix.between]])
+        rows = [row + prefix.start - self._first for row in prefix.between]
+        self._between.append(
+            hidden.index_select(0, upload(rows, torch.int64, hidden.device)) if rows else hidden[:0]
+        )
         if left:
             self._images = hidden[prefix.start - self._first : prefix.stop - self._first].clone()
             self._usable = not added
@@ -135,7 +139,7 @@ class Passage:
     def _return(self, source: Memory, layer: int, left: bool) -> Part | None:
         prefix = self.prefix
         if left:
-            text = torch.tensor(prefix.between, dtype=torch.int64, device=self.positions.device)
+            text = upload(prefix.between, torch.int64, self.positions.device)
             segment = Segment(0, len(prefix.between))
             positions = self.positions.index_select(-1, text)
             return Part(segment, source.between[layer], positions) if prefix.between else None

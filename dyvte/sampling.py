@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dyvte.params import SamplingParams
+from dyvte.transfer import Fetch, upload
 
 SMALLEST = torch.finfo(torch.float32).tiny
 
@@ -35,9 +36,10 @@ def sample(
 ) -> Tensor:
     """Choose one token per row; ``forbidden[s]`` are ids that row s must not choose now.
 
-    Returns int64 ``[S]`` on the CPU: this is the step's one device→host copy.
+    Returns int64 ``[S]`` on the CPU.
     """
-    return pick(logits_SV, params, uniforms(params, generators), forbidden)
+    (chosen,) = Fetch(pick(logits_SV, params, uniforms(params, generators), forbidden)).get()
+    return chosen
 
 
 def uniforms(
@@ -56,21 +58,25 @@ def pick(
     drawn: Sequence[float | None],
     forbidden: Sequence[Sequence[int]],
 ) -> Tensor:
-    """As ``sample``, with numbers that were ``drawn`` before: the same pick the same tokens."""
+    """As ``sample``, with numbers that were ``drawn`` before: the same pick the same tokens.
+
+    They stay on the device, and nothing is read there.
+    """
     scores = logits_SV.float()
     if any(forbidden):
         scores = scores.clone()
         for row, ids in enumerate(forbidden):
             if ids:
-                scores[row, list(ids)] = float("-inf")
+                scores[row].index_fill_(0, upload([*ids], torch.int64, scores.device), -torch.inf)
     chosen = scores.argmax(-1)
     for row, uniform in enumerate(drawn):
         if uniform is not None:
-            chosen[row] = _draw(scores[row], params[row], uniform)
-    return chosen.cpu()
+            chosen[row : row + 1] = _draw(scores[row], params[row], uniform)
+    return chosen
 
 
 def _draw(scores_V: Tensor, params: SamplingParams, uniform: float) -> Tensor:
+    """``[1]``: an index of no dimension would be read back to the host before it is used."""
     ranked, ids = torch.sort(scores_V, descending=True, stable=True)
     # Below the best one first: a tiny temperature must not make inf - inf of the softmax.
     ranked = (ranked - ranked[0]) / max(params.temperature, SMALLEST)
@@ -84,8 +90,9 @@ def _draw(scores_V: Tensor, params: SamplingParams, uniform: float) -> Tensor:
     if params.min_p > 0.0:
         keep &= probs >= params.min_p * probs[0]
     cumulative = torch.where(keep, probs, 0.0).cumsum(-1)
-    index = torch.searchsorted(cumulative, uniform * cumulative[-1], right=True)
-    return ids[index.clamp(max=int(keep.nonzero()[-1]))]
+    index = torch.searchsorted(cumulative, uniform * cumulative[-1:], right=True)
+    last = (keep * torch.arange(len(keep), device=keep.device)).amax()
+    return ids.index_select(0, index.clamp(max=last))
 
 
 def log_probs(logits_SV: Tensor) -> Tensor:

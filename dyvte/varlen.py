@@ -19,6 +19,7 @@ from torch import Tensor
 
 from dyvte.kv_cache import KVCache, PagedCache
 from dyvte.packing import PackedBatch
+from dyvte.transfer import upload
 
 Kernel = Callable[..., Any]
 
@@ -169,4 +170,4 @@ def _gathered(layer: int, batch: PackedBatch, cache: KVCache) -> tuple[Tensor, T
 
 
 def _int32(numbers: Sequence[int], device: torch.device) -> Tensor:
-    return torch.tensor(numbers, dtype=torch.int32, device=device)
+    return upload(numbers, torch.int32, device)

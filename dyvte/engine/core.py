@@ -15,7 +15,7 @@ from collections.abc import Sequence as Seq
 import torch
 
 from dyvte.constraints.constraint import Constraint, Grammars
-from dyvte.engine.choosing import choose, usable
+from dyvte.engine.choosing import Choice, Draft
 from dyvte.engine.events import EngineRequest, TokenEvent
 from dyvte.engine.fitting import fit
 from dyvte.engine.output import Emission, accept
@@ -34,6 +34,8 @@ from dyvte.params import ExitOptions, FinishReason, SamplingParams
 from dyvte.prompt import Prompt
 
 log = logging.getLogger("dyvte.engine")
+
+NOT_FINITE = "the model's highest logit is not a finite number"
 
 
 class EngineCore:
@@ -145,12 +147,13 @@ class EngineCore:
         )
         said = self._postprocess(ran.outputs)
         emissions, self._failed = [*self._failed, *said], []
+        spent = self.runner.settle()
         self.last_step = StepStats(
             prefill_rows=ran.prefill_rows,
             decode_rows=len(plan.decode),
             seconds=time.perf_counter() - began,
-            gate_seconds=ran.gate_seconds,
-            vision_seconds=ran.vision_seconds,
+            gate_seconds=spent.gates,
+            vision_seconds=spent.vision,
         )
         return emissions
 
@@ -179,24 +182,32 @@ class EngineCore:
         )
 
     def _postprocess(self, outputs: Seq[Output]) -> list[Emission]:
-        """Settle prefills, sample, fork choices, end what ends."""
-        emissions: list[Emission] = []
-        for out, fine in zip(outputs, usable([out.logits for out in outputs]), strict=True):
-            if not fine and out.sequence.finish_reason is None:
-                error = ArithmeticError("the model's highest logit is not a finite number")
-                emissions.append(self._fail(out.sequence.owner, error))
+        """Choose tokens, settle prefills, fork choices, end what ends."""
+        if not outputs:
+            return []
+        eos = self.model.adapter.eos_token_ids
+        drafted = Draft([(out.sequence, out.logits) for out in outputs], eos).read()
+        emissions = [
+            self._fail(choice.sequence.owner, ArithmeticError(NOT_FINITE))
+            for choice in drafted
+            if not choice.usable and choice.sequence.finish_reason is None
+        ]
         # Only now: a request that failed takes its other choices of this step with it.
-        chosen: list[tuple[Sequence, torch.Tensor]] = []
-        for out in outputs:
+        chosen: list[Choice] = []
+        forks: list[tuple[Sequence, torch.Tensor]] = []
+        for out, choice in zip(outputs, drafted, strict=True):
             if out.sequence.finish_reason is not None:
                 continue
             try:
                 if out.trace is not None:
                     self._settle(out)
-                chosen += self._choices(out)
+                forks += self._forks(out)
+                chosen.append(choice)
             except Exception as error:
                 emissions.append(self._fail(out.sequence.owner, error))
-        return emissions + self._choose(chosen)
+        alive = [pair for pair in forks if pair[0].finish_reason is None]
+        more = Draft(alive, eos).read() if alive else []
+        return emissions + self._accepted(_beside(chosen, more))
 
     def _settle(self, out: Output) -> None:
         sequence, cache = out.sequence, self.runner.cache
@@ -208,11 +219,11 @@ class EngineCore:
             owner.trace = out.trace
             owner.kv_after_prefill = tuple(rows)
 
-    def _choices(self, out: Output) -> list[tuple[Sequence, torch.Tensor]]:
-        """The sequence itself and, after the first prefill of n > 1, its forks."""
-        pairs = [(out.sequence, out.logits)]
+    def _forks(self, out: Output) -> list[tuple[Sequence, torch.Tensor]]:
+        """After the first prefill of n > 1 the other choices, with the logits that they share."""
         if out.trace is None or out.sequence.index or out.sequence.sampled:
-            return pairs
+            return []
+        pairs: list[tuple[Sequence, torch.Tensor]] = []
         for child in out.sequence.owner.choices[1:]:
             try:
                 self.runner.cache.fork(out.sequence.seq, child.seq)
@@ -222,19 +233,18 @@ class EngineCore:
                 self.scheduler.wait_again(self._work(child))
         return pairs
 
-    def _choose(self, pairs: Seq[tuple[Sequence, torch.Tensor]]) -> list[Emission]:
-        alive = [pair for pair in pairs if pair[0].finish_reason is None]
-        made = choose(alive, self.model.adapter.eos_token_ids)
-        failed = [
-            self._fail(sequence.owner, error)
-            for sequence, error in made.failed
-            if sequence.finish_reason is None  # one failure takes its request's other choices along
+    def _accepted(self, choices: Seq[Choice]) -> list[Emission]:
+        """One failure takes its request's other choices along."""
+        emissions = [
+            self._fail(each.sequence.owner, each.token)
+            for each in choices
+            if isinstance(each.token, Exception) and each.sequence.finish_reason is None
         ]
         now = time.perf_counter()
-        return failed + [
-            self._accept(sequence, token, row, now)
-            for sequence, token, row in made.chosen
-            if sequence.finish_reason is None
+        return emissions + [
+            self._accept(each.sequence, each.token, each.logits, now)
+            for each in choices
+            if not isinstance(each.token, Exception) and each.sequence.finish_reason is None
         ]
 
     def _accept(self, sequence: Sequence, token: int, logits: torch.Tensor, now: float) -> Emission:
@@ -297,3 +307,13 @@ class EngineCore:
     def stats_of(self, state: RequestState) -> RequestStats:
         """The account of a finished request."""
         return request_stats(self.model.adapter, self.runner.cache, state)
+
+
+def _beside(first: Seq[Choice], forks: Seq[Choice]) -> list[Choice]:
+    """Every fork behind the first choice of its request, which it was forked from."""
+    found: list[Choice] = []
+    for one in first:
+        found.append(one)
+        if not one.sequence.index:
+            found += [each for each in forks if each.sequence.owner is one.sequence.owner]
+    return found

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from dyvte.kv_cache import PagedCache
 from dyvte.models.adapter import ModelAdapter, PromptLayout
+from dyvte.streams import Mark
 from dyvte.varlen import PageTables, VarlenAttention
 
 log = logging.getLogger("dyvte.engine")
@@ -67,7 +68,7 @@ class Buffer:
         self.numbers: np.ndarray = self.host.numpy()
 
     def send(self) -> None:
-        """Copy, without waiting. The step's tokens are read before the host writes again."""
+        """Copy, without waiting: the host must not write again before the copy is done."""
         if self.device is not self.host:
             self.device.copy_(self.host, non_blocking=True)
 
@@ -87,6 +88,7 @@ class FixedStep:
         self.model, self.cache, self.rows, self.layers = model, cache, rows, layers
         probe = model.place(PromptLayout((0,), ()), {}).positions
         axes = () if probe is None else (len(probe),)
+        self._sent: Mark | None = None
         self.ids = Buffer([rows], torch.int64, device)
         self.positions = Buffer([*axes, rows], torch.int64, device)
         self.slots = Buffer([layers, rows], torch.int64, device)
@@ -110,7 +112,12 @@ class FixedStep:
         ]
 
     def fill(self, rows: Sequence[DecodeRow]) -> None:
-        """Lay the next tokens of some sequences into the buffers."""
+        """Lay the next tokens of some sequences into the buffers.
+
+        A step that is run again sequence by sequence fills them before anybody has read a token.
+        """
+        if self._sent is not None:
+            self._sent.wait()
         count, size = len(rows), self.cache.ledger.page_size
         self.ids.numbers[:count] = [row.token for row in rows]
         self.positions.numbers[..., :count] = [row.position for row in rows]
@@ -126,6 +133,7 @@ class FixedStep:
         self._spare(count)
         for buffer in (self.ids, self.positions, self.slots, self.used, self.blocks):
             buffer.send()
+        self._sent = Mark(self.cache.k_pool.device)
 
     def _spare(self, count: int) -> None:
         """Rows that nobody needs: any token, one key, the spare page."""

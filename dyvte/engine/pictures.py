@@ -1,25 +1,24 @@
 """What the prompts of a prefill group show, encoded a few images at a time.
 
 Images that were seen before come from the cache, and those that several requests of the group
-show are encoded once. Knows the vision tower through the adapter; knows no layers and no clock
-but its own.
+show are encoded once. The tower runs on a line of its own, beside the decode steps of others.
+Knows the vision tower through the adapter; knows no layers.
 """
 
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from dyvte.engine.image_cache import ImageCache
 from dyvte.engine.pace import Pace
 from dyvte.engine.sequence import RequestState
 from dyvte.models.adapter import ModelAdapter
+from dyvte.streams import Lap, SideLine, Timings
 
 log = logging.getLogger("dyvte.engine")
 
@@ -35,10 +34,33 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """One look: its seconds, its FLOPs, and the requests whose images the tower cannot take."""
+class Tower:
+    """The vision tower as groups use it; ``tell`` hears the seconds of each run of it.
 
-    seconds: float = 0.0
+    What its ``line`` gives may be used once it was taken from there.
+    """
+
+    model: ModelAdapter
+    cache: ImageCache
+    pace: Pace
+    line: SideLine
+    timings: Timings
+    tell: Callable[[float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of the tower that has been given to the device."""
+
+    lap: Lap
+    flops: int
+    states: Sequence[RequestState]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One look: FLOPs of the run that it began, and the requests whose images cannot be taken."""
+
     flops: int = 0
     failed: Sequence[tuple[RequestState, Exception]] = ()
 
@@ -46,11 +68,10 @@ class Seen:
 class Pictures:
     """The images of a group. Fills in ``image_rows`` of its requests; the cache is the engine's."""
 
-    def __init__(
-        self, model: ModelAdapter, cache: ImageCache, requests: Sequence[RequestState]
-    ) -> None:
-        self._model = model
-        self._cache = cache
+    def __init__(self, tower: Tower, requests: Sequence[RequestState]) -> None:
+        self._tower = tower
+        self._model, self._cache = tower.model, tower.cache
+        self._running: Run | None = None
         self._failed: list[tuple[RequestState, Exception]] = []
         jobs: dict[tuple[str, bytes] | int, Job] = {}
         for state in requests:
@@ -68,34 +89,56 @@ class Pictures:
 
     @property
     def left(self) -> bool:
-        """True if some image has still to be encoded, or a request told that its cannot be."""
-        return bool(self._jobs or self._failed)
+        """True if some image has still to be encoded, or a request told that its cannot be.
 
-    def encode(self, pace: Pace, work: int | None) -> Seen:
-        """Run the tower over the next images that ``work`` allows (None: all), one at least.
-
-        If that raises, over each by itself, so that only the requests at fault fail.
+        Or if others decode while the last ones are: the group's layers would hold these up.
         """
-        chosen = self._next(pace, work)
+        return bool(self._jobs or self._failed or self._running)
+
+    def encode(self, work: int | None, beside: bool) -> Seen:
+        """Give the tower the next images that ``work`` allows (None: all), one at least.
+
+        If that raises, each by itself, so that only the requests at fault fail. With others
+        decoding ``beside`` it, one run ends before the next begins.
+        """
         unread, self._failed = self._failed, []
+        if not self._ended(wait=not beside):
+            return Seen(failed=unread)
+        chosen = self._next(work)
         if not chosen:
             return Seen(failed=unread)
-        parts = [job.parts[at] for job, at in chosen]
         flops = sum(job.flops[at] for job, at in chosen)
-        began = time.perf_counter()
-        found: Sequence[list[Tensor] | Exception]
+        with self._tower.line.run() as lap:
+            failed = self._take(chosen, self._encoded([job.parts[at] for job, at in chosen]))
+        states = {id(state): state for job, _ in chosen for state in job.owners}
+        run = Run(lap, flops, [*states.values()])
+        if beside:
+            self._running = run
+            self._ended(wait=False)
+        else:
+            self._tower.timings.add(lap, lambda seconds: self._tell(run, seconds))
+        return Seen(flops, [*unread, *failed])
+
+    def _ended(self, wait: bool) -> bool:
+        """True if no run of the tower is under way any more."""
+        run = self._running
+        if run is not None and (wait or run.lap.done):
+            self._running = None
+            self._tell(run, run.lap.seconds)
+        return self._running is None
+
+    def _tell(self, run: Run, seconds: float) -> None:
+        self._tower.pace.vision.learn(run.flops, seconds)
+        self._tower.tell(seconds)
+        for state in run.states:
+            state.clock.vision += seconds
+
+    def _encoded(self, parts: Sequence[Mapping[str, Any]]) -> Sequence[list[Tensor] | Exception]:
         try:
-            found = self._model.encode_images(parts)
+            return self._model.encode_images(parts)
         except Exception:
             log.exception("vision step failed; encoding one image at a time")
-            found = [self._alone(part) for part in parts]
-        if self._model.device.type == "cuda":
-            torch.cuda.synchronize(self._model.device)
-        seconds = time.perf_counter() - began
-        pace.vision.learn(flops, seconds)
-        for state in {id(s): s for job, _ in chosen for s in job.owners}.values():
-            state.clock.vision += seconds
-        return Seen(seconds, flops, [*unread, *self._take(chosen, found)])
+            return [self._alone(part) for part in parts]
 
     def leave(self, state: RequestState) -> None:
         """A request is gone; what only it wanted to see is not encoded."""
@@ -125,13 +168,13 @@ class Pictures:
         parts = list(self._model.split_images(state.images))
         jobs[identity] = Job([state], parts, [self._model.vision_flops(each) for each in parts])
 
-    def _next(self, pace: Pace, work: int | None) -> list[tuple[Job, int]]:
+    def _next(self, work: int | None) -> list[tuple[Job, int]]:
         """Parts in their order, until the next would exceed ``work``."""
         chosen: list[tuple[Job, int]] = []
         for job in self._jobs:
             for at in range(len(job.rows), len(job.parts)):
                 if work is not None:
-                    work -= pace.image_work(job.flops[at])
+                    work -= self._tower.pace.image_work(job.flops[at])
                     if work < 0 and chosen:
                         return chosen
                 chosen.append((job, at))

@@ -5,7 +5,6 @@ Knows sequences and the model; knows neither queues nor threads nor what a token
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
@@ -15,18 +14,21 @@ from torch import Tensor
 from dyvte import forward as loop
 from dyvte.attention import AttentionBackend
 from dyvte.engine.decode_graphs import DecodeGraphs, DecodeRow
+from dyvte.engine.foreseen import foreseen
 from dyvte.engine.image_cache import ImageCache
 from dyvte.engine.pace import Pace
-from dyvte.engine.pictures import Pictures, Seen
+from dyvte.engine.pictures import Pictures, Seen, Tower
 from dyvte.engine.pieces import rows_within, work_of
 from dyvte.engine.scoring import score_prompts
 from dyvte.engine.sequence import Sequence
-from dyvte.exits.policy import ExitPolicy, Off, Reads, exit_of
+from dyvte.exits.policy import Off
 from dyvte.kv_cache import KVCache
 from dyvte.models.adapter import ModelAdapter
 from dyvte.packing import Part, Segment, pack
 from dyvte.prefix import Passage, Prefix
+from dyvte.streams import Lap, SideLine, Timings
 from dyvte.trace import SequenceTrace
+from dyvte.transfer import upload
 
 
 @dataclass(slots=True)
@@ -43,11 +45,6 @@ class Prefill:
     flops: int = 0
     row_layers: int = 0
 
-    @property
-    def gate_seconds(self) -> float:
-        """Seconds of it in exit gates."""
-        return self.loop.gate_seconds if self.loop else 0.0
-
 
 @dataclass(frozen=True, slots=True)
 class Output:
@@ -57,6 +54,14 @@ class Output:
     logits: Tensor
     trace: SequenceTrace | None = None
     passage: Passage | None = None
+
+
+@dataclass(slots=True)
+class Spent:
+    """Seconds in exit gates and in the vision tower that were told during a step."""
+
+    gates: float = 0.0
+    vision: float = 0.0
 
 
 class Runner:
@@ -76,6 +81,21 @@ class Runner:
         self.pace = pace
         self.images = ImageCache(0) if images is None else images
         self.graphs: DecodeGraphs | None = None
+        self.line = SideLine(model.device)
+        self._spent = Spent()
+        self._timings = Timings()
+
+    def settle(self) -> Spent:
+        """A step is over: hear how long its parts took. Waits only for what was not read yet."""
+        self._timings.settle()
+        spent, self._spent = self._spent, Spent()
+        return spent
+
+    def _saw(self, seconds: float) -> None:
+        self._spent.vision += seconds
+
+    def _decided(self, seconds: float) -> None:
+        self._spent.gates += seconds
 
     def open(self, sequences: Seq[Sequence]) -> Prefill:
         """Begin with a group: find what its prompts show in the cache, or note it to be encoded.
@@ -83,40 +103,30 @@ class Runner:
         Those that take the rows of their images from another sequence need none.
         """
         owners = {id(each.owner): each.owner for each in sequences if each.source is None}
-        return Prefill(list(sequences), Pictures(self.model, self.images, [*owners.values()]))
+        tower = Tower(self.model, self.images, self.pace, self.line, self._timings, self._saw)
+        return Prefill(list(sequences), Pictures(tower, [*owners.values()]))
 
-    def encode(self, prefill: Prefill, work: int | None) -> Seen:
-        """Run the vision tower over as many of a group's images as ``work`` allows, or one."""
-        seen = prefill.pictures.encode(self.pace, work)
+    def encode(self, prefill: Prefill, work: int | None, beside: bool = False) -> Seen:
+        """Run the vision tower over as many of a group's images as ``work`` allows, or one.
+
+        ``beside``: others decode meanwhile. Nothing is begun before the last run has ended.
+        """
+        seen = prefill.pictures.encode(work, beside)
         prefill.flops += seen.flops
         return seen
 
     def whole(self, prefill: Prefill) -> int:
         """Work of all layers of a group: what it may come to, never less than what it will."""
-        return sum(self._whole(each) for each in prefill.sequences)
-
-    def _whole(self, sequence: Sequence) -> int:
-        """If nothing leaves; of rows that are there already, as if all that may come back did."""
-        shape, rows, source = self.model.decoder, sequence.rows, sequence.source
-        if source is None:
-            return shape.num_layers * shape.layer(rows, rows)
-        prefix, leave, known = source.prefix, exit_of(sequence.policy), source.depth + 1
-        text = rows - prefix.stop + len(prefix.between)
-        above = rows - prefix.start
-        if source.images is None or any(_certain(leave, layer) for layer in range(known)):
-            above = text
-        return known * shape.layer(text, rows) + (shape.num_layers - known) * shape.layer(
-            above, rows
-        )
+        return sum(foreseen(self.model.decoder, each) for each in prefill.sequences)
 
     def advance(self, prefill: Prefill, work: int | None, must: bool) -> list[Output]:
         """Run rows and layers of a group that cost no more than ``work`` (None: all that is left).
 
         With ``must`` a piece runs however small ``work`` is. The outputs come with the last layer.
         """
-        began = time.perf_counter()
+        lap = Lap(self.model.device)
         state = prefill.loop or self._begin(prefill)
-        spent = 0
+        asked, spent = len(state.gates), 0
         while state.layer < self.model.decoder.num_layers:
             left = work if work is None else work - spent
             rows, cost = self._next_piece(state, left, must and not spent)
@@ -130,10 +140,18 @@ class Runner:
             score_prompts(self.model, state.batch, prefill.sequences)
             out = loop.finish(self.model, state)
             outputs = _outputs(prefill.sequences, out, state.passages)
-        seconds = self._seconds_since(began)
-        self.pace.layers.learn(spent, seconds)
-        prefill.seconds += seconds
+        lap.stop()
         prefill.flops += spent
+        for each in state.gates[asked:]:
+            self._timings.add(each, self._decided)
+
+        def told(seconds: float) -> None:
+            self.pace.layers.learn(spent, seconds)
+            prefill.seconds += seconds
+            for out in outputs:
+                out.sequence.owner.clock.prefill += prefill.seconds
+
+        self._timings.add(lap, told)
         return outputs
 
     def _begin(self, prefill: Prefill) -> loop.LayerLoop:
@@ -157,11 +175,6 @@ class Runner:
             rows = rows_within(shape, left, work, least, must)
         return rows, work_of(shape, left, rows, least)
 
-    def _seconds_since(self, began: float) -> float:
-        if self.model.device.type == "cuda":
-            torch.cuda.synchronize(self.model.device)
-        return time.perf_counter() - began
-
     def leave(self, prefill: Prefill, sequence: Sequence) -> None:
         """Take an aborted sequence out of a group in flight."""
         index = prefill.sequences.index(sequence)
@@ -171,15 +184,15 @@ class Runner:
         if all(each.owner is not sequence.owner for each in prefill.sequences):
             prefill.pictures.leave(sequence.owner)
 
-    def run(self, prefills: Seq[Sequence], decodes: Seq[Sequence]) -> tuple[list[Output], float]:
-        """Prefills and decodes in one packed forward; also the seconds spent in gates.
+    def run(self, prefills: Seq[Sequence], decodes: Seq[Sequence]) -> list[Output]:
+        """Prefills and decodes in one packed forward.
 
         Decodes alone go through the graphs where there are some.
         """
         if self.graphs is not None and not prefills:
             logits = self.graphs.run([_decode_row(each) for each in decodes])
-            return [Output(*each) for each in zip(decodes, logits, strict=True)], 0.0
-        began = time.perf_counter()
+            return [Output(*each) for each in zip(decodes, logits, strict=True)]
+        layers, whole = Lap(self.model.device), Lap(self.model.device)
         parts = [self._prompt(each) for each in prefills]
         if decodes:
             parts += self._next_rows(decodes)
@@ -187,20 +200,25 @@ class Runner:
         passages = [self._passage(each) for each in prefills]
         state = loop.start(self.model, pack(parts), policies, passages)
         loop.advance(self.model, state, self.cache, self.attention, self.model.decoder.num_layers)
-        if prefills:
-            self._learn(state, len(prefills), len(decodes), began)
+        layers.stop()
         score_prompts(self.model, state.batch, prefills)
         out = loop.finish(self.model, state)
-        return _outputs([*prefills, *decodes], out, passages), out.gate_seconds
+        whole.stop()
+        for each in out.gates:
+            self._timings.add(each, self._decided)
+        if prefills:
+            work = self._work(state, len(prefills), len(decodes))
+            self._timings.add(layers, lambda seconds: self.pace.layers.learn(work, seconds))
+            self._timings.add(whole, lambda seconds: _prefilled(prefills, seconds))
+        return _outputs([*prefills, *decodes], out, passages)
 
-    def _learn(self, state: loop.LayerLoop, prefills: int, decodes: int, began: float) -> None:
-        """The pace of a whole prefill; keys of the decodes beside it hardly count."""
+    def _work(self, state: loop.LayerLoop, prefills: int, decodes: int) -> int:
+        """Of a whole prefill; keys of the decodes beside it hardly count."""
         shape = self.model.decoder
         ran = state.traces[:prefills]
         work = sum(shape.prefill(trace.tokens_per_layer) for trace in ran)
         work -= sum(shape.spared(trace.tokens_per_layer, trace.cached_per_layer) for trace in ran)
-        work += shape.num_layers * shape.linear(decodes)
-        self.pace.layers.learn(work, self._seconds_since(began))
+        return work + shape.num_layers * shape.linear(decodes)
 
     def _prompt(self, sequence: Sequence) -> Part:
         """All rows of a prompt that must run, with what was generated before a preemption."""
@@ -209,6 +227,7 @@ class Runner:
             stop = source.prefix.stop
             return self.model.rest(sequence.seq, owner.layout, stop, sequence.token_ids)
         rows = owner.image_rows or []
+        self.line.taken(rows)
         return self.model.part(sequence.seq, owner.layout, rows, sequence.token_ids)
 
     def _passage(self, sequence: Sequence) -> Passage | None:
@@ -233,13 +252,12 @@ class Runner:
         ]
 
     def _embed(self, token_ids: Seq[int]) -> Tensor:
-        ids = torch.tensor(list(token_ids), dtype=torch.int64, device=self.model.device)
-        return self.model.embed_tokens(ids)
+        return self.model.embed_tokens(upload(token_ids, torch.int64, self.model.device))
 
 
-def _certain(leave: ExitPolicy, layer: int) -> bool:
-    """True if the images leave after ``layer`` whatever is read there."""
-    return leave.reads is Reads.NOTHING and leave.may_fire(layer) and leave.decide(layer, None)
+def _prefilled(sequences: Seq[Sequence], seconds: float) -> None:
+    for each in sequences:
+        each.owner.clock.prefill += seconds
 
 
 def _decode_row(sequence: Sequence) -> DecodeRow:

@@ -15,6 +15,7 @@ from dyvte.engine.sequence import Sequence
 from dyvte.models.adapter import ModelAdapter
 from dyvte.packing import PackedBatch
 from dyvte.sampling import log_probs, top_of
+from dyvte.transfer import upload
 
 ROWS_AT_ONCE = 128  # logits of a long prompt side by side would be larger than the model
 
@@ -41,7 +42,7 @@ def _scored(
     found: list[TokenLogprobs] = []
     for at in range(0, len(targets), ROWS_AT_ONCE):
         values = log_probs(model.head(hidden[at : at + ROWS_AT_ONCE]))
-        ids = torch.tensor(targets[at : at + ROWS_AT_ONCE], device=values.device)
+        ids = upload(targets[at : at + ROWS_AT_ONCE], torch.int64, values.device)
         own = values.gather(1, ids[:, None])[:, 0].tolist()
         found += map(TokenLogprobs, own, top_of(values, count))
     return found

@@ -23,6 +23,7 @@ from dyvte.prefix import Memory
 from dyvte.prompt import Prompt
 from dyvte.sampling import generator_for
 from dyvte.trace import SequenceTrace
+from dyvte.transfer import moved
 
 
 @dataclass(slots=True)
@@ -173,7 +174,7 @@ class Sequence:
             later[list(early)] = False
             if later.any():  # else the grammar wants an end now, and min_tokens yields
                 allowed = later
-        return scores.masked_fill(~allowed.to(scores.device), float("-inf"))
+        return scores.masked_fill(moved(~allowed, scores.device), float("-inf"))
 
     def may_choose(self, token: int) -> bool:
         """False if ``token`` breaks the constraint: the model gave -inf to all that it allows."""

@@ -25,12 +25,10 @@ log = logging.getLogger("dyvte.engine")
 
 @dataclass(slots=True)
 class Ran:
-    """What a step ran: its logits, prefill rows (through all layers), and where time went."""
+    """What a step ran: its logits and prefill rows (through all layers)."""
 
     outputs: list[Output] = field(default_factory=list)
     prefill_rows: int = 0
-    gate_seconds: float = 0.0
-    vision_seconds: float = 0.0
 
 
 class Stepper:
@@ -52,8 +50,7 @@ class Stepper:
         ran = Ran()
         if group and self.prefill is None:
             self._open(group)
-        seen = self._see(work)
-        ran.vision_seconds = seen.seconds
+        seen = self._see(work, beside=bool(decodes) and work is not None)
         if work is not None:
             work = max(0, work - self.runner.pace.image_work(seen.flops))
         decodes = [each for each in decodes if each.finish_reason is None]
@@ -94,10 +91,10 @@ class Stepper:
             self.prefixes.look_up(each)
         self.prefill = self.runner.open(group)
 
-    def _see(self, work: int | None) -> Seen:
+    def _see(self, work: int | None, beside: bool) -> Seen:
         if self.prefill is None or not self.prefill.pictures.left:
             return Seen()
-        seen = self.runner.encode(self.prefill, work)
+        seen = self.runner.encode(self.prefill, work, beside)
         for state, error in seen.failed:
             self._fail(state, error)
         return seen
@@ -105,36 +102,25 @@ class Stepper:
     def _run_joined(self, prefill: Prefill, decodes: Seq[Sequence], ran: Ran) -> None:
         """The whole group and the decodes in one packed forward."""
         group, self.prefill = prefill.sequences, None
-        began = time.perf_counter()
-
-        def run() -> list[Output]:
-            outputs, ran.gate_seconds = self.runner.run(group, decodes)
-            for each in group:
-                each.owner.clock.prefill += time.perf_counter() - began
-            return outputs
-
         ran.prefill_rows = sum(each.rows - _cached(each) for each in group)
-        ran.outputs += self._rescued(run, group, decodes)
+        ran.outputs += self._rescued(lambda: self.runner.run(group, decodes), group, decodes)
 
     def _advance(self, prefill: Prefill, work: int | None, must: bool, ran: Ran) -> None:
         """A piece of a group that is cut. The outputs come with the last one."""
         layers = self.runner.model.decoder.num_layers
-        rows, gates = prefill.row_layers // layers, prefill.gate_seconds
+        rows = prefill.row_layers // layers
         outputs = self._rescued(
             lambda: self.runner.advance(prefill, work, must), prefill.sequences, []
         )
         ran.prefill_rows = prefill.row_layers // layers - rows
-        ran.gate_seconds = prefill.gate_seconds - gates
         ran.outputs += outputs
         if outputs:
             self.prefill = None
-            for out in outputs:
-                out.sequence.owner.clock.prefill += prefill.seconds
 
     def _decode(self, decodes: Seq[Sequence], ran: Ran) -> None:
         alive = [each for each in decodes if each.finish_reason is None]
         if alive:  # a group that failed may have taken some along
-            ran.outputs += self._rescued(lambda: self.runner.run([], alive)[0], [], alive)
+            ran.outputs += self._rescued(lambda: self.runner.run([], alive), [], alive)
 
     def _rescued(
         self, run: Callable[[], list[Output]], group: Seq[Sequence], decodes: Seq[Sequence]
@@ -168,7 +154,7 @@ class Stepper:
             return []  # another choice of its request has just failed
         before = self.runner.cache.lengths(sequence.seq)
         try:
-            return self.runner.run(group, decodes)[0]
+            return self.runner.run(group, decodes)
         except Exception as error:
             self.runner.cache.rewind({sequence.seq: before})
             self._fail(sequence.owner, error)

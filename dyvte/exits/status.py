@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from dyvte.packing import PackedBatch, Segment
+from dyvte.transfer import upload
 
 
 def text_token_status(batch: PackedBatch, hidden: Tensor, indices: Sequence[int]) -> Tensor:
@@ -31,5 +32,5 @@ def _status(segment: Segment, start: int, hidden: Tensor) -> Tensor:
         context = hidden[after:last]
     else:
         text = [start + row for row in segment.text_rows()][:-1] or [last]
-        context = hidden[torch.tensor(text, device=hidden.device)]
+        context = hidden.index_select(0, upload(text, torch.int64, hidden.device))
     return torch.cat([context.float().mean(0), hidden[last].float()])

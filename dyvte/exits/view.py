@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from dyvte.packing import PackedBatch, Segment
+from dyvte.transfer import upload
 
 Projection = Callable[[int, Tensor, slice], tuple[Tensor, Tensor, float]]
 """``(layer, hidden [n, d], their rows in the step) -> (q [H, D] of the last row, k [n, K, D],
@@ -106,7 +107,7 @@ class LayerView:
 
     def _visual(self) -> Tensor:
         rows = [row for span in self.segment.spans for row in range(span.start, span.stop)]
-        return torch.tensor(rows, dtype=torch.int64, device=self.batch.hidden.device)
+        return upload(rows, torch.int64, self.batch.hidden.device)
 
     @property
     def question(self) -> Tensor:

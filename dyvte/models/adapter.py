@@ -22,6 +22,7 @@ from dyvte.exits.gate import GateBank
 from dyvte.flops import DecoderShape
 from dyvte.packing import Part, Segment
 from dyvte.prompt import IMAGE, Prompt, VisualSpan
+from dyvte.transfer import moved, upload
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +163,7 @@ class ModelAdapter(ABC):
 
     def embed(self, layout: PromptLayout, image_rows: Sequence[Tensor]) -> Tensor:
         """Rows ``[T, d]`` of an expanded prompt: text embedded, image rows laid in."""
-        ids = torch.tensor(layout.token_ids, dtype=torch.int64, device=self.device)
+        ids = upload(layout.token_ids, torch.int64, self.device)
         hidden = self.embed_tokens(ids.clamp(min=0))
         width = hidden.shape[1]
         for span, rows in zip(layout.spans, image_rows, strict=True):
@@ -188,7 +189,7 @@ class ModelAdapter(ABC):
         """All rows of a prompt, and of what was generated behind it, as a step takes them."""
         hidden = self.embed(layout, image_rows)
         if generated:
-            ids = torch.tensor(list(generated), dtype=torch.int64, device=self.device)
+            ids = upload(generated, torch.int64, self.device)
             hidden = torch.cat([hidden, self.embed_tokens(ids)])
         segment = Segment(seq, len(hidden), layout.leaving, prefill=True)
         positions = self.positions(layout, 0, len(hidden))
@@ -199,7 +200,7 @@ class ModelAdapter(ABC):
     ) -> Part:
         """The rows from ``start`` on, all of them text: the images before are cached."""
         ids = [*layout.token_ids[start:], *generated]
-        hidden = self.embed_tokens(torch.tensor(ids, dtype=torch.int64, device=self.device))
+        hidden = self.embed_tokens(upload(ids, torch.int64, self.device))
         segment = Segment(seq, len(ids), prefill=True, cached=True)
         return Part(segment, hidden, self.positions(layout, start, start + len(ids)))
 
@@ -211,7 +212,7 @@ class ModelAdapter(ABC):
         count = torch.arange(start, stop, dtype=torch.int64, device=self.device)
         if layout.positions is None:
             return count
-        prompt = layout.positions[:, start:stop].to(self.device)
+        prompt = moved(layout.positions[:, start:stop], self.device)
         more = count[prompt.shape[1] :] + layout.delta
         return torch.cat([prompt, more.expand(len(prompt), -1)], dim=-1)
 

@@ -96,6 +96,27 @@ def test_rows_that_nobody_needs_touch_no_page_of_a_sequence(tiny_model: dyvte.Mo
         assert now.shape[2] == held.shape[2] + 1
 
 
+def test_buffers_are_not_written_before_their_last_copy_is_done(
+    tiny_model: dyvte.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step that is run again sequence by sequence fills them twice before a token is read."""
+    said: list[str] = []
+
+    class Noted:
+        def __init__(self, device: torch.device) -> None:
+            said.append("sent")
+
+        def wait(self) -> None:
+            said.append("copied")
+
+    monkeypatch.setattr("dyvte.engine.decode_graphs.Mark", Noted)
+    driver, _ = driven(tiny_model, pages=200)
+    driver.add("r", tiny.prompt(0))
+    driver.run()
+    decodes = GREEDY.max_tokens - 1 if GREEDY.max_tokens else 0
+    assert said == ["sent"] + ["copied", "sent"] * decodes
+
+
 def test_without_an_attention_over_pages_there_are_no_graphs(tiny_model: dyvte.Model) -> None:
     assert Driver(tiny_model, small(40)).core.runner.graphs is None
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dyvte.exits.prune.rule import PruneRule, single_stage
+from dyvte.exits.prune.rule import PruneRule, marked, single_stage
 from dyvte.exits.view import LayerView
 from dyvte.params import PruneOptions
 
@@ -49,4 +49,4 @@ class Dart(PruneRule):
             least = row.masked_fill(taken, float("inf")).topk(share, largest=False).indices
             taken[least] = True
             left -= share
-        return taken.nonzero()[:, 0]
+        return marked(taken, count)

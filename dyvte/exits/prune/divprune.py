@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dyvte.errors import OptionError
-from dyvte.exits.prune.rule import PruneRule, single_stage
+from dyvte.exits.prune.rule import PruneRule, marked, single_stage
 from dyvte.exits.view import LayerView
 from dyvte.params import PruneOptions
 
@@ -40,7 +40,8 @@ class DivPrune(PruneRule):
         taken = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
         nearest = distance.clone().fill_diagonal_(float("inf")).amin(0)
         for i in range(count):
-            best = nearest.masked_fill(taken, -1.0).argmax()
-            nearest = torch.minimum(nearest, distance[best]) if i else distance[best]
-            taken[best] = True
-        return taken.nonzero()[:, 0]
+            best = nearest.masked_fill(taken, -1.0).argmax()[None]  # an index of [1] is not read
+            from_best = distance.index_select(0, best)[0]
+            nearest = torch.minimum(nearest, from_best) if i else from_best
+            taken.index_fill_(0, best, True)
+        return marked(taken, count)

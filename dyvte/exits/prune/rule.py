@@ -82,6 +82,14 @@ class Replay(PruneRule):
         return torch.tensor(cut.kept, dtype=torch.int64)
 
 
+def marked(taken_V: Tensor, count: int) -> Tensor:
+    """``[count]`` indices of the rows that are True, of which there are that many, ascending.
+
+    As ``nonzero`` gives them, but the host need not read how many they are.
+    """
+    return taken_V.int().topk(count).indices.sort().values
+
+
 def kept_rows(visual: int, share: float) -> int:
     """How many of ``visual`` rows a share is: rounded to the nearest, halves up."""
     return min(visual, math.floor(share * visual + 0.5))

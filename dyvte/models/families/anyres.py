@@ -23,6 +23,7 @@ from dyvte.models.adapter import check_finite, counted, processed
 from dyvte.models.decoder import NativeAdapter
 from dyvte.models.vision.detail import NUM_TILES
 from dyvte.models.vision.towers import check_tower, patches_of, pooling_head, vision_shape
+from dyvte.transfer import moved
 
 Size = tuple[int, int]
 """Height and width of an image as it came."""
@@ -77,7 +78,7 @@ class AnyresAdapter(NativeAdapter):
             sizes.append(known)
         if not tiles:
             return [[] for _ in images]
-        seen = self._see(torch.cat([each.to(self.device, self.dtype) for each in tiles]))
+        seen = self._see(moved(torch.cat(tiles), self.device, self.dtype))
         features = iter(seen.split([len(each) for each in tiles]))
         newline = self.model.model.image_newline
         return [[self.pack(next(features), size, newline) for size in known] for known in sizes]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dyvte.models.adapter import processed
 from dyvte.models.decoder import DecoderAdapter
+from dyvte.transfer import moved
 
 
 class FixedRowsAdapter(DecoderAdapter):
@@ -39,7 +40,7 @@ class FixedRowsAdapter(DecoderAdapter):
         if not any(map(len, pixels)):
             return [[] for _ in images]
         dtype = self.pixel_dtype or self.dtype
-        rows = iter(self.see(torch.cat([each.to(self.device, dtype) for each in pixels])))
+        rows = iter(self.see(moved(torch.cat(pixels), self.device, dtype)))
         return [[next(rows) for _ in each] for each in pixels]
 
     def split_images(self, images: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:

@@ -22,6 +22,7 @@ from dyvte.flops import VisionShape
 from dyvte.models.adapter import counted, processed
 from dyvte.models.decoder import NativeAdapter
 from dyvte.models.vision.detail import NUM_TILES, LowDetail, one_tile
+from dyvte.transfer import moved
 
 TILE_COUNTS = (NUM_TILES, "num_patches")
 """Tiles of each image: as original readers and as ``transformers``' image processor call it."""
@@ -59,7 +60,7 @@ class InternVLAdapter(NativeAdapter):
         counts = [self._counts(each, own) for each, own in zip(images, tiles, strict=True)]
         if not any(counts):
             return [[] for _ in images]
-        stacked = torch.cat([each.to(self.device, self.dtype) for each in tiles])
+        stacked = moved(torch.cat(tiles), self.device, self.dtype)
         features = self.model.get_image_features(pixel_values=stacked).pooler_output
         by_image = iter(features.split([count for own in counts for count in own]))
         return [[next(by_image).flatten(0, 1) for _ in own] for own in counts]

@@ -23,6 +23,7 @@ from dyvte.models.decoder import NativeAdapter
 from dyvte.models.vision.detail import LowDetail, fewer_pixels
 from dyvte.models.vision.grid_tower import GridTower
 from dyvte.models.vision.grids import Grid, mrope_positions, read_grids
+from dyvte.transfer import moved, upload
 
 
 class GridAdapter(NativeAdapter):
@@ -54,11 +55,11 @@ class GridAdapter(NativeAdapter):
         found = [grid for each in grids for grid in each]
         if not found:
             return [[] for _ in images]
-        pixels = [as_tensor(each, "pixel_values").to(self.device, self.dtype) for each in images]
+        pixels = torch.cat([as_tensor(each, "pixel_values") for each in images])
         rows = iter(
             self._features(
-                torch.cat(pixels),
-                torch.tensor(found, device=self.device),
+                moved(pixels, self.device, self.dtype),
+                upload(found, torch.int64, self.device),
             )
         )
         return [list(islice(rows, len(each))) for each in grids]

@@ -1,0 +1,29 @@
+"""What a prefill may come to before it runs: an upper bound in FLOPs of the decoder.
+
+What joins running streams must fit their stall whole, so a guess would not do: nothing leaves that
+need not, and what may come back from an earlier request's prefix comes back. Integers only.
+"""
+
+from __future__ import annotations
+
+from dyvte.engine.sequence import Sequence
+from dyvte.exits.policy import ExitPolicy, Reads, exit_of
+from dyvte.flops import DecoderShape
+
+
+def foreseen(shape: DecoderShape, sequence: Sequence) -> int:
+    """All layers of its prompt; of rows that are there already only what may run all the same."""
+    rows, source = sequence.rows, sequence.source
+    if source is None:
+        return shape.num_layers * shape.layer(rows, rows)
+    prefix, leave, known = source.prefix, exit_of(sequence.policy), source.depth + 1
+    text = rows - prefix.stop + len(prefix.between)
+    gone = any(_certain(leave, layer) for layer in range(known))
+    above = text if source.images is None or gone else rows - prefix.start
+    deeper = (shape.num_layers - known) * shape.layer(above, rows)
+    return known * shape.layer(text, rows) + deeper
+
+
+def _certain(leave: ExitPolicy, layer: int) -> bool:
+    """True if the images leave after ``layer`` whatever is read there."""
+    return leave.reads is Reads.NOTHING and leave.may_fire(layer) and leave.decide(layer, None)
