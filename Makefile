@@ -23,7 +23,7 @@ ARGS  ?=
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
 .PHONY: help setup serve test check check-deploy check-prometheus ray-test observability-test playground-test quant-test clients conformance fuzz soak overload \
-  dashboards format bench \
+  dashboards format bench gpu \
   demo-gates clean
 
 help: ## this list
@@ -129,6 +129,11 @@ format: $(STAMP) ## let ruff format and mend what it can
 
 bench: $(STAMP) ## time and memory of an exit beside its FLOPs (ARGS= for benchmarks/exits.py)
 	@exec $(BIN)/python -m benchmarks.exits $(ARGS)
+
+gpu: $(STAMP) ## the tests that need an NVIDIA GPU, then a 7B model's prefill and decode beside the GPU's limits (minutes)
+	@$(BIN)/python -c 'import sys, torch; torch.cuda.is_available() or sys.exit("make gpu: this torch sees no CUDA device")'
+	@$(BIN)/python -m pytest tests/test_attention.py tests/engine/test_decode_graphs.py tests/engine/test_on_cuda.py
+	@exec $(BIN)/python -m benchmarks.gpu --out runs/gpu $(ARGS)
 
 # The demo model's gates by the public commands alone: draw data, collect, train, calibrate,
 # evaluate. Goes on where it stopped; a stamp stands for a finished step. INSTALL=1 puts the gates

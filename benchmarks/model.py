@@ -30,7 +30,11 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+import dyvte
 from dyvte.bench.workload import WORDS
+from dyvte.models.checkpoints.opened import implementations
+from dyvte.models.families.llava import LlavaAdapter
+from dyvte.models.quantized import give_form
 
 IMAGE_SIZE, PATCH_SIZE = 336, 14
 UNK, BOS, EOS, PAD, IMAGE = "<unk>", "<s>", "</s>", "<pad>", "<image>"
@@ -105,6 +109,19 @@ def ensure(preset: str, folder: Path, dtype: str = "bfloat16") -> Path:
     if not (folder / "config.json").exists():
         make(PRESETS[preset], folder, dtype, seed=0)
     return folder
+
+
+def drawn(name: str, device: torch.device, dtype: str, seed: int) -> dyvte.Model:
+    """The model of a preset, its weights drawn where they stay; it takes ids and pixels alone."""
+    torch.manual_seed(seed)
+    config = _config(PRESETS[name], image_token_id=SPECIAL_TOKENS.index(IMAGE))
+    with device:
+        model = LlavaForConditionalGeneration._from_config(
+            config, dtype=getattr(torch, dtype), attn_implementation=implementations()
+        )
+    adapter = LlavaAdapter(model.eval())
+    give_form(adapter, "auto")
+    return dyvte.Model(adapter, name)
 
 
 def make(preset: Preset, folder: Path, dtype: str, seed: int) -> None:
