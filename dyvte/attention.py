@@ -10,6 +10,7 @@ Shapes: T rows, H query heads, K key/value heads, D head_dim, S segments.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,7 +20,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from dyvte import varlen
-from dyvte.kv_cache import KVCache
+from dyvte.kernels import ops
+from dyvte.kv_cache import KVCache, RunCache
 from dyvte.packing import PackedBatch, Segment
 
 ATTENTION_NAME = "dyvte"
@@ -202,6 +204,55 @@ def _one_row(query: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tenso
     return out.reshape(1, heads, dim)
 
 
+class RunAttention:
+    """float32 on a CPU over a ``RunCache``: single rows in one call, the others by SDPA.
+
+    A decode step reads each key and value once, for all sequences side by side; a sequence's
+    result does not depend on its batch.
+    """
+
+    name = "run"
+
+    def __call__(
+        self,
+        q_THD: Tensor,
+        k_TKD: Tensor,
+        v_TKD: Tensor,
+        layer: int,
+        batch: PackedBatch,
+        cache: KVCache,
+        scale: float,
+    ) -> Tensor:
+        """Segments of one row together, those of several one after the other."""
+        if not isinstance(cache, RunCache) or k_TKD.shape[1] * ops.MAX_GROUP < q_THD.shape[1]:
+            return SdpaAttention()(q_THD, k_TKD, v_TKD, layer, batch, cache, scale)
+        single = [i for i, each in enumerate(batch.segments) if each.rows == 1]
+        if len(single) == len(batch.segments):
+            return self._attend_single(q_THD, single, layer, batch, cache, scale)
+        out = q_THD.new_empty(q_THD.shape)
+        if single:
+            rows = torch.tensor([batch.starts[i] for i in single])
+            out[rows] = self._attend_single(q_THD[rows], single, layer, batch, cache, scale)
+        for segment, start in zip(batch.segments, batch.starts, strict=True):
+            if segment.rows > 1:
+                keys, values = cache.rows(segment.seq, layer)
+                query = q_THD[start : start + segment.rows].transpose(0, 1)
+                out[start : start + segment.rows] = _sdpa(query, keys, values, segment, scale)
+        return out
+
+    @staticmethod
+    def _attend_single(
+        q_SHD: Tensor,
+        single: Sequence[int],
+        layer: int,
+        batch: PackedBatch,
+        cache: RunCache,
+        scale: float,
+    ) -> Tensor:
+        runs = [cache.run(batch.segments[i].seq, layer) for i in single]
+        return ops.attend(q_SHD, runs, cache.heads, scale)
+
+
 def causal_mask(rows: int, keys: int, device: torch.device) -> Tensor:
     """``[rows, keys]`` bool, True where attended: the last row sees the last key."""
     last = torch.arange(keys - rows, keys, device=device)
@@ -209,7 +260,9 @@ def causal_mask(rows: int, keys: int, device: torch.device) -> Tensor:
 
 
 def choose_backend(device: torch.device, dtype: torch.dtype) -> AttentionBackend:
-    """The fastest backend that is right here: flash kernels need CUDA and 16 bit."""
+    """The fastest backend that is right here: flash kernels need CUDA and 16 bit, ours float32."""
+    if device.type == "cpu" and dtype == torch.float32 and ops.available():
+        return RunAttention()
     attend = varlen.kernel()
     if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16) or attend is None:
         return SdpaAttention()

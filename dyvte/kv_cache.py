@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dyvte.kernels.ops import Run
 from dyvte.packing import PackedBatch
 from dyvte.pages import PageLedger
 
@@ -144,6 +145,12 @@ class RunCache(KVCache):
         """Views into the run."""
         keys, values = self._runs[seq, layer].narrow(2, 0, self._lengths[seq][layer])
         return keys, values
+
+    def run(self, seq: int, layer: int) -> Run:
+        """Where ``rows`` lie."""
+        run = self._runs[seq, layer]
+        keys, (between, head, _, _) = run.data_ptr(), run.stride()
+        return keys, keys + between * run.itemsize, head, self._lengths[seq][layer]
 
     def append(self, layer: int, batch: PackedBatch, k_THD: Tensor, v_THD: Tensor) -> None:
         """Where every sequence adds one row, keys and values go there in one write."""

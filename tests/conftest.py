@@ -50,6 +50,14 @@ def tiny_model(tiny_folder: Path) -> Any:
 
 
 @pytest.fixture(scope="session")
+def plain_model(tiny_folder: Path) -> Any:
+    """The same through ``transformers``' own layers, whose products torch's counter sees."""
+    import dyvte
+
+    return dyvte.load(tiny_folder, device="cpu", dtype="float32", weights="plain")
+
+
+@pytest.fixture(scope="session")
 def reference(tiny_folder: Path) -> Any:
     """The same weights in ``transformers`` itself, with its own eager attention."""
     from transformers import LlavaForConditionalGeneration

@@ -11,10 +11,12 @@ import torch
 from dyvte.attention import (
     AttentionBackend,
     DenseAttention,
+    RunAttention,
     SdpaAttention,
     causal_mask,
     choose_backend,
 )
+from dyvte.kernels import ops
 from dyvte.kv_cache import KVCache, PagedCache, RunCache
 from dyvte.packing import PackedBatch, Segment
 from dyvte.pages import PageLedger
@@ -22,6 +24,9 @@ from dyvte.varlen import GatheredVarlenAttention, VarlenAttention
 from tests.paged_kernel import paged_kernel, unpaged_kernel
 
 DIM, PAGE = 16, 256
+OWN = pytest.param(
+    RunAttention(), marks=pytest.mark.skipif(not ops.available(), reason="needs a C++ compiler")
+)
 HEADS = {"as many keys": (4, 4), "grouped": (4, 2), "one": (4, 1)}
 # (rows cached before, rows of this step) of each sequence.
 BATCHES = {
@@ -103,14 +108,15 @@ def test_dense_is_the_definition(heads: tuple[int, int]) -> None:
 @pytest.mark.parametrize("paged", [False, True], ids=["runs", "pages"])
 @pytest.mark.parametrize("heads", HEADS.values(), ids=HEADS)
 @pytest.mark.parametrize("lengths", BATCHES.values(), ids=BATCHES)
-def test_sdpa_is_dense(lengths: list[tuple[int, int]], heads: tuple[int, int], paged: bool) -> None:
+@pytest.mark.parametrize("backend", [SdpaAttention(), OWN], ids=lambda b: b.name)
+def test_sdpa_is_dense(
+    backend: AttentionBackend, lengths: list[tuple[int, int]], heads: tuple[int, int], paged: bool
+) -> None:
     this = step(lengths, heads, paged)
-    torch.testing.assert_close(
-        this.run(SdpaAttention()), this.run(DenseAttention()), atol=2e-6, rtol=1e-5
-    )
+    torch.testing.assert_close(this.run(backend), this.run(DenseAttention()), atol=2e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("backend", [DenseAttention(), SdpaAttention()], ids=lambda b: b.name)
+@pytest.mark.parametrize("backend", [DenseAttention(), SdpaAttention(), OWN], ids=lambda b: b.name)
 def test_a_sequence_does_not_feel_its_batch(backend: AttentionBackend) -> None:
     """Bit for bit: what a sequence gets is computed by itself."""
     lengths = BATCHES["prefills and decodes"]
@@ -139,9 +145,14 @@ def test_a_mask_of_fewer_rows_than_keys_is_aligned_at_the_end() -> None:
     ]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_cpu_gets_sdpa(dtype: torch.dtype) -> None:
-    assert choose_backend(torch.device("cpu"), dtype).name == "sdpa"
+def test_the_cpu_gets_its_own_kernel_for_float32_and_sdpa_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ops, "available", lambda: True)
+    assert choose_backend(torch.device("cpu"), torch.float32).name == "run"
+    assert choose_backend(torch.device("cpu"), torch.bfloat16).name == "sdpa"
+    monkeypatch.setattr(ops, "available", lambda: False)
+    assert choose_backend(torch.device("cpu"), torch.float32).name == "sdpa"
 
 
 def test_float32_on_cuda_gets_sdpa_since_flash_kernels_are_16_bit() -> None:

@@ -45,13 +45,13 @@ def layers(bench: Bench, images: Sequence[int], policies: Sequence[Policy]) -> l
 
 
 @pytest.fixture
-def bench(tiny_model: dyvte.Model) -> Bench:
-    return Bench(tiny_model, DenseAttention())
+def bench(plain_model: dyvte.Model) -> Bench:
+    return Bench(plain_model, DenseAttention())
 
 
 @pytest.mark.parametrize("images", [1, 3])
-def test_vision_tower_and_projector(images: int, tiny_model: dyvte.Model) -> None:
-    adapter = tiny_model.adapter
+def test_vision_tower_and_projector(images: int, plain_model: dyvte.Model) -> None:
+    adapter = plain_model.adapter
     assert isinstance(adapter, LlavaAdapter)
     pictures = tiny.prompt(0, images=images).images
     assert pictures is not None
@@ -123,15 +123,15 @@ def test_decode_and_head(policy: ExitPolicy, bench: Bench) -> None:
 )
 @pytest.mark.parametrize("choices", [1, 2])
 def test_a_whole_request_through_the_engine(
-    choices: int, exits: ExitOptions, tiny_model: dyvte.Model
+    choices: int, exits: ExitOptions, plain_model: dyvte.Model
 ) -> None:
     """What is told to the user is what ran, the picture apart (its attention is SDPA's)."""
-    driver = Driver(tiny_model)
+    driver = Driver(plain_model)
     driver.core.runner.attention = DenseAttention()
     params = SamplingParams(max_tokens=4, temperature=0, ignore_eos=True, n=choices)
     state = driver.add("r", tiny.prompt(1), params, exits)
     runner = driver.core.runner
     runner.encode(runner.open(state.choices), None)
     total = counted(driver.run)
-    report = request_stats(tiny_model.adapter, driver.core.runner.cache, state).flops
+    report = request_stats(plain_model.adapter, driver.core.runner.cache, state).flops
     assert report.total - report.vision == total

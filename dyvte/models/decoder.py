@@ -22,6 +22,8 @@ from dyvte.models.projection import last_query_and_keys
 from dyvte.models.vision.detail import LowDetail
 from dyvte.models.vision.towers import check_levels
 
+RunLayer = Callable[[Tensor, tuple[Tensor, Tensor], LayerContext], Tensor]
+
 
 class DecoderAdapter(ModelAdapter):
     """Names the parts of a decoder loaded with our attention.
@@ -40,6 +42,7 @@ class DecoderAdapter(ModelAdapter):
         text = decoder.config
         check_decoder(self.family, text, self.decoders)
         self._layers = decoder.layers
+        self._fused: list[RunLayer | None] = [None] * len(decoder.layers)
         self._embedding = decoder.embed_tokens
         self._rotary = decoder.rotary_emb
         self._norm = decoder.norm
@@ -68,7 +71,10 @@ class DecoderAdapter(ModelAdapter):
     def run_layer(
         self, layer: int, hidden: Tensor, rotary: tuple[Tensor, Tensor], context: LayerContext
     ) -> Tensor:
-        """The decoder's own layer over a batch of one packed row."""
+        """The decoder's own layer over a batch of one packed row, or what was fused of it."""
+        fused = self._fused[layer]
+        if fused is not None and not hidden.requires_grad:
+            return fused(hidden, rotary, context)
         out: Tensor = self._layers[layer](
             hidden[None], attention_mask=None, position_embeddings=rotary, packed=context
         )
@@ -107,6 +113,10 @@ class DecoderAdapter(ModelAdapter):
             for name, child in list(parent.named_children()):
                 if child is head:
                     setattr(parent, name, self._lm_head)
+
+    def fuse(self, make: Callable[[Any], RunLayer | None]) -> None:
+        """Run each layer through what ``make`` makes of it (None: as it is). Mutates the model."""
+        self._fused = [make(layer) for layer in self._layers]
 
     def decoder_bytes(self) -> int:
         """Bytes of the layers, the last norm and the head: what a decode step reads."""

@@ -18,6 +18,9 @@ from torch import Tensor, nn
 
 from dyvte import cpu
 from dyvte.errors import OptionError
+from dyvte.kernels import ops
+from dyvte.kernels.ops import Panels
+from dyvte.models import fused
 from dyvte.models.adapter import ModelAdapter
 from dyvte.models.decoder import DecoderAdapter
 
@@ -33,8 +36,37 @@ LAYOUT_ROWS = 64
 Form = Callable[[nn.Linear], nn.Module]
 
 
+class PanelLinear(nn.Module):
+    """float32 rows over weights in panels (``dyvte.kernels``), 16 bit where that loses nothing.
+
+    ``weight`` is opaque (``to_dense`` gives it back) and takes no gradient; the rows do.
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.hold(ops.lay_out(linear.weight.detach()))
+        self.bias = linear.bias
+
+    def hold(self, panels: Panels) -> None:
+        """Take the same weights from elsewhere, such as from where they lie beside others."""
+        self.panels = panels
+        self.weight = nn.Parameter(panels.data, requires_grad=False)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """``[…, K] → […, N]``."""
+        if hidden.requires_grad and torch.is_grad_enabled():
+            return F.linear(hidden, self.to_dense(), self.bias)
+        out = ops.linear(hidden.reshape(-1, self.in_features), self.panels, self.bias)
+        return out.view(*hidden.shape[:-1], self.out_features)
+
+    def to_dense(self) -> Tensor:
+        """``[N, K]`` as they were before, in float32."""
+        return ops.dense(self.panels)
+
+
 class RowsLinear(nn.Module):
-    """float32: the kernel that is faster for as many rows, over the weights as they are.
+    """float32 without kernels of ours: torch's that is faster for as many rows, weights untouched.
 
     With gradients it is ``nn.Linear``.
     """
@@ -118,11 +150,17 @@ def prepare(adapter: ModelAdapter, weights: str = "auto") -> None:
     form = Int8Linear if weights == "int8" else exact
     if form is not None:
         adapter.replace_linears(form, exact)
+    if form is PanelLinear:
+        adapter.fuse(fused.layer)
 
 
 def _fastest(adapter: DecoderAdapter) -> Form | None:
     """Without rounding anything that was not rounded before; None: as it is."""
-    if adapter.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+    if adapter.device.type != "cpu":
+        return None
+    if adapter.dtype == torch.float32 and ops.available():
+        return PanelLinear
+    if not torch.backends.mkldnn.is_available():
         return None
     if adapter.dtype == torch.float32 and cpu.has_avx512():
         return by_size

@@ -7,7 +7,7 @@ as "other", so that the parts always sum up to the model.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -57,8 +57,8 @@ def part_of(name: str) -> Part:
 def parameters_by_part(adapter: ModelAdapter) -> dict[Part, int]:
     """How many numbers each part has; a tied LM head has none of its own."""
     found: dict[Part, int] = dict.fromkeys(PARTS, 0)
-    for part, parameter in _parameters(adapter):
-        found[part] += parameter.numel()
+    for each in _parameters(adapter):
+        found[each.part] += each.count
     return found
 
 
@@ -115,30 +115,48 @@ def origin_of(adapter: ModelAdapter, name: str) -> Origin | None:
     """Which model this is; None where there are no weights to tell it by, or only rounded ones."""
     if adapter.device.type == "meta" or not isinstance(adapter, DecoderAdapter):
         return None
-    by_part: dict[Part, list[Tensor]] = {}
-    for part, parameter in _parameters(adapter):
-        by_part.setdefault(part, []).append(parameter.detach())
-    if any(each.dtype.itemsize < 2 for held in by_part.values() for each in held):
+    by_part: dict[Part, list[_Held]] = {}
+    for each in _parameters(adapter):
+        by_part.setdefault(each.part, []).append(each)
+    if any(each.rounded for held in by_part.values() for each in held):
         return None
     drawn = [value for part in PARTS for value in _spread(by_part.get(part, []))]
     values = torch.stack(drawn).to("cpu", torch.bfloat16).view(torch.int16).tolist()
     return Origin(adapter.family, name, "".join(f"{value & 0xFFFF:04x}" for value in values))
 
 
-def _parameters(adapter: ModelAdapter) -> Iterator[tuple[Part, Tensor]]:
-    if isinstance(adapter, DecoderAdapter):
-        for name, parameter in adapter.model.named_parameters():
-            # One that a kernel laid out for itself counts, and can be read once it is laid back.
-            yield part_of(name), parameter.to_dense() if parameter.is_mkldnn else parameter
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A parameter, and how to read it: one that a kernel laid out for itself is laid back."""
+
+    part: Part
+    count: int
+    rounded: bool
+    read: Callable[[], Tensor]
 
 
-def _spread(parameters: list[Tensor]) -> Iterator[Tensor]:
+def _parameters(adapter: ModelAdapter) -> Iterator[_Held]:
+    if not isinstance(adapter, DecoderAdapter):
+        return
+    owners = dict(adapter.model.named_modules())
+    for name, parameter in adapter.model.named_parameters():
+        owner, own = owners[name.rpartition(".")[0]], name.rpartition(".")[2]
+        count, rounded, read = parameter.numel(), parameter.dtype.itemsize < 2, parameter.detach
+        if own == "weight" and hasattr(owner, "to_dense"):
+            count, read = owner.in_features * owner.out_features, owner.to_dense
+        elif parameter.is_mkldnn:
+            read = parameter.to_dense
+        yield _Held(part_of(name), count, rounded, read)
+
+
+def _spread(parameters: list[_Held]) -> Iterator[Tensor]:
     """SAMPLES numbers at even distances over all parameters of a part, put in a row."""
-    total = sum(parameter.numel() for parameter in parameters)
+    total = sum(each.count for each in parameters)
     places = [(2 * i + 1) * total // (2 * SAMPLES) for i in range(SAMPLES)] if total else []
     start = 0
-    for parameter in parameters:
-        inside = [at - start for at in places if start <= at < start + parameter.numel()]
-        flat = parameter.reshape(-1)
-        yield from (flat[at].to(torch.bfloat16) for at in inside)
-        start += parameter.numel()
+    for each in parameters:
+        inside = [at - start for at in places if start <= at < start + each.count]
+        if inside:
+            flat = each.read().reshape(-1)
+            yield from (flat[at].to(torch.bfloat16) for at in inside)
+        start += each.count

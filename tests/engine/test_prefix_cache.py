@@ -79,8 +79,8 @@ def test_a_deeper_question_runs_the_picture_above_the_earlier_exit_only(
     assert len(driver.core.prefixes) == 1
 
 
-def test_what_is_told_as_executed_is_what_torch_counts(tiny_model: dyvte.Model) -> None:
-    driver = Reused(tiny_model, warm())
+def test_what_is_told_as_executed_is_what_torch_counts(plain_model: dyvte.Model) -> None:
+    driver = Reused(plain_model, warm())
     driver.core.runner.attention = DenseAttention()
     driver.ask("first", asking(0, 0, images=2), "1")
     for index, exits in enumerate(("0", "1", "2", "off", "gate")):

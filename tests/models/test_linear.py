@@ -18,6 +18,7 @@ from dyvte.attention import SdpaAttention, register
 from dyvte.errors import OptionError
 from dyvte.exits.policy import Off
 from dyvte.forward import forward
+from dyvte.kernels import ops
 from dyvte.kv_cache import RunCache
 from dyvte.models import linear as forms
 from dyvte.models.adapter import ModelAdapter
@@ -111,10 +112,11 @@ def adapter(folder: Path, dtype: torch.dtype) -> LlavaAdapter:
 
 @pytest.fixture
 def everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a CPU that has it all, and for models of any size."""
+    """As on a CPU that has it all but kernels of ours, and for models of any size."""
     monkeypatch.setattr(forms, "SMALLEST", 0)
     monkeypatch.setattr(cpu, "has_avx512", lambda: True)
     monkeypatch.setattr(cpu, "computes_bf16", lambda: True)
+    monkeypatch.setattr(ops, "available", lambda: False)
 
 
 def logits(model: ModelAdapter, rows: int) -> torch.Tensor:
@@ -175,7 +177,7 @@ def test_a_head_that_shares_the_embedding_goes_on_sharing_it(tiny_folder: Path) 
 def test_int8_leaves_head_and_tower_as_they_were(tiny_folder: Path) -> None:
     model = adapter(tiny_folder, torch.float32)
     prepare(model, "int8")
-    assert isinstance(model.model.lm_head, nn.Linear)
+    assert not isinstance(model.model.lm_head, Int8Linear)
     kinds = {type(each) for each in model.model.model.vision_tower.modules()}
     assert nn.Linear in kinds
     assert Int8Linear not in kinds

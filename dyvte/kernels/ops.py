@@ -1,0 +1,190 @@
+"""The kernels, called with tensors: float32 on a CPU, results in new tensors unless said.
+
+Weights lie in panels: ``[ceil(N / P), K, P]``, where P outputs lie side by side for each input.
+They are held in the smallest type that loses nothing: a checkpoint in 16 bit stays 16 bit, and its
+numbers are widened in registers. Each result's row has the same bits in any company.
+
+Shapes: T rows, K inputs, N outputs, H query heads, G key/value heads, D head_dim, S sequences.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dyvte.kernels import build
+
+FORMS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+MAX_GROUP = 64  # query heads that may share keys and values
+Run = tuple[int, int, int, int]
+"""Keys' and values' addresses, numbers from head to head, rows."""
+
+_i64, _int, _float, _at = ctypes.c_int64, ctypes.c_int, ctypes.c_float, ctypes.c_void_p
+_SIGNATURES = {
+    "dyvte_panel": [],
+    "dyvte_linear": [_at, _i64, _i64, _i64, _at, _int, _i64, _at, _at, _at, _i64, _int],
+    "dyvte_rms_norm": [_at, _i64, _i64, _i64, _at, _float, _at, _i64, _int],
+    "dyvte_turn_heads": [_at, _i64, _i64, _i64, _i64, _at, _float, _at, _at, _int],
+    "dyvte_silu_mul": [_at, _i64, _i64, _i64, _at, _int],
+    "dyvte_attend": [_at, _i64, _at, _i64, _i64, _i64, _i64, _float, _at, _int],
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Panels:
+    """Weights ``[N, K]`` laid out; ``data`` holds the bits of ``dtype``."""
+
+    data: Tensor
+    dtype: torch.dtype
+    inputs: int
+    outputs: int
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    """With the types of arguments told. Only where ``available``."""
+    found = build.library()
+    assert found is not None, "asked whether they are available first"
+    for name, arguments in _SIGNATURES.items():
+        function = getattr(found, name)
+        function.argtypes = arguments
+        function.restype = _int if name == "dyvte_panel" else None
+    return found
+
+
+def available() -> bool:
+    """True if there are kernels for this processor; the first call may compile them."""
+    return build.library() is not None
+
+
+@cache
+def panel() -> int:
+    """Outputs of a panel on this processor: P."""
+    return int(_library().dyvte_panel())
+
+
+def lossless_dtype(weight: Tensor) -> torch.dtype:
+    """The smallest type that holds every number of a float32 tensor as it is."""
+    for dtype in (torch.bfloat16, torch.float16):
+        if torch.equal(weight.to(dtype).float(), weight):
+            return dtype
+    return torch.float32
+
+
+def lay_out(weight: Tensor) -> Panels:
+    """Panels of float32 weights ``[N, K]``."""
+    outputs, inputs = weight.shape
+    width, dtype = panel(), lossless_dtype(weight)
+    padded = F.pad(weight, (0, 0, 0, -outputs % width)).to(dtype)
+    columns = padded.view(-1, width, inputs).transpose(1, 2)
+    if dtype == torch.bfloat16:  # the halves of a word are a vector's width apart
+        columns = columns.unflatten(2, (2, width // 2)).transpose(2, 3).flatten(2)
+    data = columns.contiguous()
+    return Panels(
+        data if dtype == torch.float32 else data.view(torch.int16), dtype, inputs, outputs
+    )
+
+
+def dense(panels: Panels) -> Tensor:
+    """The float32 weights ``[N, K]`` that panels were laid out from."""
+    columns = panels.data.view(panels.dtype).float()
+    width = columns.shape[2]
+    if panels.dtype == torch.bfloat16:
+        columns = columns.unflatten(2, (width // 2, 2)).transpose(2, 3).flatten(2)
+    return columns.transpose(1, 2).reshape(-1, panels.inputs)[: panels.outputs]
+
+
+def linear(
+    x_TK: Tensor, panels: Panels, bias: Tensor | None = None, residual: Tensor | None = None
+) -> Tensor:
+    """``[T, K] → [T, N]``; ``residual [T, N]`` is added to it."""
+    x = x_TK if x_TK.stride(-1) == 1 else x_TK.contiguous()
+    out = x.new_empty(x.shape[0], panels.outputs)
+    _library().dyvte_linear(
+        x.data_ptr(),
+        x.shape[0],
+        x.stride(0),
+        panels.inputs,
+        panels.data.data_ptr(),
+        FORMS[panels.dtype],
+        panels.outputs,
+        None if bias is None else bias.data_ptr(),
+        None if residual is None else residual.data_ptr(),
+        out.data_ptr(),
+        panels.outputs,
+        torch.get_num_threads(),
+    )
+    return out
+
+
+def rms_norm(x_TK: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Rows divided by their root mean square, times ``weight [K]``."""
+    rows, width = x_TK.shape
+    out = x_TK.new_empty(rows, width)
+    _library().dyvte_rms_norm(
+        x_TK.data_ptr(),
+        rows,
+        x_TK.stride(0),
+        width,
+        weight.data_ptr(),
+        eps,
+        out.data_ptr(),
+        width,
+        torch.get_num_threads(),
+    )
+    return out
+
+
+def turn_heads(
+    x_THD: Tensor, cos_TD: Tensor, sin_TD: Tensor, norm: Tensor | None = None, eps: float = 0.0
+) -> None:
+    """Rotary embedding, in place, after a norm of each head where ``norm [D]`` is given."""
+    rows, heads, dim = x_THD.shape
+    _library().dyvte_turn_heads(
+        x_THD.data_ptr(),
+        rows,
+        x_THD.stride(0),
+        heads,
+        dim,
+        None if norm is None else norm.data_ptr(),
+        eps,
+        cos_TD.data_ptr(),
+        sin_TD.data_ptr(),
+        torch.get_num_threads(),
+    )
+
+
+def silu_mul(x_TN: Tensor) -> Tensor:
+    """Of gate and up ``[T, 2 N]`` side by side: ``silu(gate) * up``, ``[T, N]``."""
+    rows, width = x_TN.shape[0], x_TN.shape[1] // 2
+    out = x_TN.new_empty(rows, width)
+    _library().dyvte_silu_mul(
+        x_TN.data_ptr(), rows, x_TN.stride(0), width, out.data_ptr(), torch.get_num_threads()
+    )
+    return out
+
+
+def attend(q_SHD: Tensor, runs: Sequence[Run], kv_heads: int, scale: float) -> Tensor:
+    """One query row of each sequence over all rows of its run: ``[S, H, D]``."""
+    sequences, heads, dim = q_SHD.shape
+    out = q_SHD.new_empty(sequences, heads, dim)
+    flat = [number for run in runs for number in run]
+    _library().dyvte_attend(
+        q_SHD.data_ptr(),
+        q_SHD.stride(0),
+        (ctypes.c_int64 * len(flat))(*flat),
+        sequences,
+        kv_heads,
+        heads // kv_heads,
+        dim,
+        scale,
+        out.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return out

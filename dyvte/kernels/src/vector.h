@@ -1,0 +1,71 @@
+// Vectors as wide as the processor's registers, written once for all of them.
+//
+// kLanes floats make a Vec. kTileRows rows times two Vecs of columns are the largest tile of a
+// product whose sums stay in registers.
+
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#if defined(__F16C__) || defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+namespace dyvte {
+
+#if defined(__AVX512F__)
+constexpr int kLanes = 16;
+constexpr int kTileRows = 14;
+#elif defined(__AVX2__)
+constexpr int kLanes = 8;
+constexpr int kTileRows = 6;
+#else
+constexpr int kLanes = 4;
+constexpr int kTileRows = 12;
+#endif
+constexpr int kTileCols = 2 * kLanes;
+
+typedef float Vec __attribute__((vector_size(kLanes * sizeof(float))));
+typedef uint32_t Bits __attribute__((vector_size(kLanes * sizeof(float))));
+typedef int32_t Ints __attribute__((vector_size(kLanes * sizeof(float))));
+
+inline Vec load(const float* from) {
+  Vec out;
+  std::memcpy(&out, from, sizeof out);
+  return out;
+}
+
+inline void store(float* to, Vec value) { std::memcpy(to, &value, sizeof value); }
+
+inline Vec all(float value) { return value - Vec{}; }
+
+inline Vec larger(Vec a, Vec b) { return a > b ? a : b; }
+
+inline float sum(Vec value) {
+  Ints lanes;
+  for (int lane = 0; lane < kLanes; lane++) lanes[lane] = lane;
+  for (int step = kLanes / 2; step; step /= 2) value += __builtin_shuffle(value, lanes ^ step);
+  return value[0];
+}
+
+// e^x for x <= 88, 0 below -87: a power of two times a polynomial for what is left of it.
+inline Vec exponential(Vec x) {
+  const Vec low = all(-87.0f);
+  const Vec bounded = larger(x, low);
+  const Vec scaled = bounded * 1.44269504f;
+  const Vec magic = all(12582912.0f);  // 1.5 * 2^23: adding it rounds to whole numbers
+  const Vec whole = (scaled + magic) - magic;
+  const Vec rest = (bounded - whole * 0.693359375f) + whole * 2.12194440e-4f;
+  Vec p = all(1.98756915e-4f);
+  p = p * rest + 1.39819995e-3f;
+  p = p * rest + 8.33345205e-3f;
+  p = p * rest + 4.16657962e-2f;
+  p = p * rest + 1.66666654e-1f;
+  p = p * rest + 5.00000000e-1f;
+  p = p * rest * rest + rest + 1.0f;
+  const Ints power = (__builtin_convertvector(whole, Ints) + 127) << 23;
+  const Vec value = p * (Vec)power;
+  return x < low ? Vec{} : value;
+}
+
+}  // namespace dyvte
