@@ -20,6 +20,7 @@ from torch import Tensor
 from dyvte.kernels.ops import Run
 from dyvte.packing import PackedBatch
 from dyvte.pages import PageLedger
+from dyvte.transfer import moved, upload
 
 
 class KVCache(ABC):
@@ -292,7 +293,7 @@ class PagedCache(KVCache):
         return table[rows // size] * size + rows % size
 
     def _tensor(self, slots: np.ndarray) -> Tensor:
-        return torch.from_numpy(slots).to(self.k_pool.device)
+        return moved(torch.from_numpy(slots), self.k_pool.device)
 
     def _write(self, seq: int, layer: int, at: int, k_nHD: Tensor, v_nHD: Tensor) -> None:
         slots = self._slots(seq, layer, at, at + k_nHD.shape[0])
@@ -307,8 +308,8 @@ class PagedCache(KVCache):
     def _fork(self, parent: int, child: int) -> None:
         copies = self.ledger.fork(parent, child, self._lengths[parent], share=True)
         if copies:
-            source = torch.tensor([a for _, a, _ in copies], device=self.k_pool.device)
-            target = torch.tensor([b for _, _, b in copies], device=self.k_pool.device)
+            source = upload([a for _, a, _ in copies], torch.int64, self.k_pool.device)
+            target = upload([b for _, _, b in copies], torch.int64, self.k_pool.device)
             self.k_pool[target] = self.k_pool[source]
             self.v_pool[target] = self.v_pool[source]
 
