@@ -28,6 +28,7 @@ from dyvte.sizing import (
     depths,
     memory,
     request_cost,
+    state_bytes,
 )
 
 Size = tuple[int, int]
@@ -92,6 +93,7 @@ class Inspection:
     requests: list[RequestCost]
     serving: Serving
     memory_estimate: list[Memory]
+    prefix_state_bytes: int
 
 
 def inspect(
@@ -114,6 +116,7 @@ def inspect(
         requests=[request_cost(shape, request, layer, serving.itemsize) for layer in exits],
         serving=serving,
         memory_estimate=[memory(shape, request, serving, weights, layer) for layer in exits],
+        prefix_state_bytes=state_bytes(shape, request, serving.itemsize),
     )
 
 

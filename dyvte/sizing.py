@@ -130,6 +130,11 @@ def memory(
     return Memory(exit_layer, weights, pages, activations(shape, request.prompt, serving))
 
 
+def state_bytes(shape: DecoderShape, request: RequestSize, itemsize: int) -> int:
+    """Hidden states that the prefix cache keeps of a request whose image has left."""
+    return request.visual * shape.hidden_size * itemsize
+
+
 def prefix_states(shape: DecoderShape, budget: int) -> int:
     """Of ``budget`` bytes of prefixes, the most that are hidden states, outside the KV pool.
 

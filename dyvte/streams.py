@@ -19,9 +19,7 @@ class Mark:
     """A point in what the device was given so far, on the stream in use."""
 
     def __init__(self, device: torch.device) -> None:
-        self._event = torch.cuda.Event() if device.type == "cuda" else None
-        if self._event is not None:
-            self._event.record()
+        self._event = _recorded(device) if device.type == "cuda" else None
 
     def wait(self) -> None:
         """The host waits until the device is there."""
@@ -33,32 +31,37 @@ class Lap:
     """How long the device takes from here to ``stop``, on the stream in use at either."""
 
     def __init__(self, device: torch.device) -> None:
-        self._events = None
-        if device.type == "cuda":
-            self._events = torch.cuda.Event(True), torch.cuda.Event(True)
-            self._events[0].record()
+        self._device = device
+        self._first = _recorded(device, timed=True) if device.type == "cuda" else None
+        self._last: torch.cuda.Event | None = None
         self._began = time.perf_counter()
         self._seconds = 0.0
 
     def stop(self) -> None:
         """The lap ends here."""
-        if self._events is not None:
-            self._events[1].record()
+        if self._first is not None:
+            self._last = _recorded(self._device, timed=True)
         self._seconds = time.perf_counter() - self._began
 
     @property
     def done(self) -> bool:
         """True if the device has got to the end of it."""
-        return self._events is None or self._events[1].query()
+        return self._last is None or self._last.query()
 
     @property
     def seconds(self) -> float:
-        """Its length. Waits for its end."""
-        if self._events is None:
+        """Its length, once it was stopped. Waits for its end."""
+        if self._first is None or self._last is None:
             return self._seconds
-        first, last = self._events
-        last.synchronize()
-        return float(first.elapsed_time(last)) / 1000
+        self._last.synchronize()
+        return float(self._first.elapsed_time(self._last)) / 1000
+
+
+def _recorded(device: torch.device, timed: bool = False) -> torch.cuda.Event:
+    """An event on the stream in use of that device, which need not be the current one."""
+    event = torch.cuda.Event(enable_timing=timed)
+    event.record(torch.cuda.current_stream(device))
+    return event
 
 
 Tell = Callable[[float], None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -16,6 +17,7 @@ import dyvte
 from dyvte import ExitOptions, SamplingParams
 from dyvte.attention import SdpaAttention
 from dyvte.engine.build import EngineConfig, build_core
+from dyvte.engine.image_cache import content_key
 from dyvte.exits.policy import Off
 from dyvte.flops import DecoderShape
 from dyvte.forward import forward
@@ -30,8 +32,10 @@ from dyvte.sizing import (
     memory,
     prefix_states,
     request_cost,
+    state_bytes,
 )
 from tests import tiny
+from tests.engine.driver import Driver, small
 
 SHAPE = DecoderShape(32, 4096, 11008, 32, 32, 128, 32064)
 SIZE = RequestSize(visual=576, text=64, generated=64)
@@ -129,6 +133,20 @@ def test_activations_are_about_what_a_prefill_holds(tiny_model: dyvte.Model) -> 
     with torch.inference_mode(), Held() as held:
         forward(adapter, pack(parts), cache, [Off()] * count, SdpaAttention())
     assert activations(shape, rows, serving) == pytest.approx(held.peak, rel=0.15)
+
+
+def test_states_of_a_request_are_what_the_prefix_cache_keeps_of_it(
+    tiny_model: dyvte.Model,
+) -> None:
+    prompt = tiny.prompt(1)
+    assert prompt.images is not None
+    driver = Driver(tiny_model, small(100, prefix_cache_memory=1 << 20))
+    asked = replace(prompt, image_key=content_key(prompt.images))
+    driver.add("r", asked, exits=ExitOptions("fixed", exit_layer=1))
+    driver.run()
+    shape = tiny_model.adapter.decoder
+    expected = state_bytes(shape, request_of(tiny_model, asked), itemsize=4)
+    assert driver.core.prefixes.state_bytes == expected > 0
 
 
 def test_states_of_prefixes_lie_beside_a_quarter_of_the_layers() -> None:

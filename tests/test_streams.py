@@ -32,7 +32,7 @@ class FakeCuda:
         patch.setattr(cuda, "Stream", lambda device: self.stream_of("side"))
         patch.setattr(cuda, "current_stream", lambda device: self.stream_of(self.now))
         patch.setattr(cuda, "stream", self._switch)
-        patch.setattr(cuda, "Event", lambda timing=False: _Event(self))
+        patch.setattr(cuda, "Event", lambda enable_timing: _Event(self))
 
     @contextmanager
     def _switch(self, stream: _Stream) -> Iterator[None]:
@@ -55,8 +55,8 @@ class _Event:
     def __init__(self, cuda: FakeCuda) -> None:
         self.cuda = cuda
 
-    def record(self) -> None:
-        self.cuda.said.append(f"event on {self.cuda.now}")
+    def record(self, stream: _Stream) -> None:
+        self.cuda.said.append(f"event on {stream.name}")
 
     def synchronize(self) -> None:
         self.cuda.said.append("host waits")

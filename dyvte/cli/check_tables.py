@@ -132,6 +132,11 @@ def _sentences(found: Inspection) -> Iterable[str]:
         f"Activations, an estimate: {rows} rows × (6 · hidden + 2 · (q + kv) + 3 · MLP) · "
         f"{serving.itemsize} B and the logits; the vision tower's own are left out."
     )
+    yield (
+        f"Beside these the server's prefix cache keeps {si(found.prefix_state_bytes)}B of hidden "
+        "states of such a request once its image has left; what they may take of its budget is "
+        "set aside when the KV pool is sized."
+    )
     yield from _gates(found.gates)
     for note in found.model.notes:
         yield f"{note}."

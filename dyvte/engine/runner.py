@@ -227,7 +227,8 @@ class Runner:
             stop = source.prefix.stop
             return self.model.rest(sequence.seq, owner.layout, stop, sequence.token_ids)
         rows = owner.image_rows or []
-        self.line.taken(rows)
+        if rows:
+            self.line.taken(rows)
         return self.model.part(sequence.seq, owner.layout, rows, sequence.token_ids)
 
     def _passage(self, sequence: Sequence) -> Passage | None:
