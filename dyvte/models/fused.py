@@ -118,8 +118,14 @@ class FusedLayer:
 
 
 def layer(module: Any) -> FusedLayer | None:
-    """What is fused of a decoder layer whose linear layers lie in panels; None: not known."""
+    """What is fused of a decoder layer; None: not known, or not all of it lies in panels.
+
+    Weights that a library has rounded stay in its own modules.
+    """
     unit = type(module.mlp.act_fn).__name__
     if type(module).__name__ not in KNOWN or unit not in ("SiLU", "SiLUActivation"):
+        return None
+    linears = [each for each in module.modules() if hasattr(each, "in_features")]
+    if not all(hasattr(each, "panels") for each in linears):
         return None
     return FusedLayer(module)

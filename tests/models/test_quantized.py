@@ -146,6 +146,23 @@ def test_a_rounded_checkpoint_says_so_where_only_its_config_is_read(
     assert build(tiny_folder).notes == ()
 
 
+def test_a_layer_that_holds_a_module_of_somebody_else_runs_as_it_is(tiny_folder: Path) -> None:
+    """Kernels of ours that take a layer whole looked for their own weights in it, and raised."""
+
+    class Another(nn.Linear):
+        pass
+
+    model = dyvte.load(tiny_folder, device="cpu", dtype="float32", weights="plain")
+    prompt = tiny.prompt(1, images=1)
+    (before,) = dyvte.generate(model, prompt, GREEDY)
+    assert isinstance(model.adapter, DecoderAdapter)
+    layers(model.adapter)[1].mlp.down_proj.__class__ = Another
+    linear.prepare(model.adapter)
+    assert Another in linears(layers(model.adapter))
+    (after,) = dyvte.generate(model, prompt, GREEDY)
+    assert after.token_ids == before.token_ids
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_only_the_linear_layers_of_the_decoder_are_rounded(form: str, tiny_folder: Path) -> None:
     plain, rounded = load(tiny_folder), load(tiny_folder, form)
