@@ -242,14 +242,17 @@ class EngineCore:
         ]
         now = time.perf_counter()
         return emissions + [
-            self._accept(each.sequence, each.token, each.logits, now)
+            self._accept(each, each.token, now)
             for each in choices
             if not isinstance(each.token, Exception) and each.sequence.finish_reason is None
         ]
 
-    def _accept(self, sequence: Sequence, token: int, logits: torch.Tensor, now: float) -> Emission:
+    def _accept(self, choice: Choice, token: int, now: float) -> Emission:
+        sequence, longest = choice.sequence, self.max_model_len
         try:
-            event = accept(self.model, sequence, token, logits, self.max_model_len, now)
+            event = accept(
+                self.model, sequence, token, choice.logits, choice.logprobs, longest, now
+            )
         except Exception as error:
             return self._fail(sequence.owner, error)
         if event.finish_reason is not None:

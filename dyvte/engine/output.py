@@ -24,9 +24,18 @@ class Emission:
 
 
 def accept(
-    model: Model, sequence: Sequence, token: int, logits: Tensor, max_rows: int, now: float
+    model: Model,
+    sequence: Sequence,
+    token: int,
+    logits: Tensor,
+    logprobs: TokenLogprobs | None,
+    max_rows: int,
+    now: float,
 ) -> TokenEvent:
-    """Add a token to its sequence and say what to tell. Mutates ``sequence`` and its clock."""
+    """Add a token to its sequence and say what to tell. Mutates ``sequence`` and its clock.
+
+    ``logprobs`` that a request asks for are computed from ``logits`` where they are not given.
+    """
     params = sequence.owner.sampling
     sequence.sampled += 1
     _tick(sequence, now)
@@ -46,7 +55,7 @@ def accept(
     return TokenEvent(
         sequence.index,
         token,
-        _logprobs(logits, token, params.logprobs),
+        logprobs or _logprobs(logits, token, params.logprobs),
         sequence.finish_reason,
         prompt=scored,
     )

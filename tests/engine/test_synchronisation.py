@@ -157,6 +157,8 @@ def test_gates_and_what_policies_measure_come_in_one_read(
         {"temperature": 0, "min_tokens": 3},
         {"temperature": 0, "logit_bias": {7: 2.0}, "repetition_penalty": 1.2},
         {"temperature": 1.0, "frequency_penalty": 0.4, "presence_penalty": 0.2, "seed": 2},
+        {"temperature": 0, "logprobs": 3},
+        {"temperature": 0.7, "logprobs": 0, "seed": 3},
     ],
 )
 def test_however_tokens_are_chosen_a_step_waits_once(
