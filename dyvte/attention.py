@@ -10,7 +10,6 @@ Shapes: T rows, H query heads, K key/value heads, D head_dim, S segments.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -205,10 +204,10 @@ def _one_row(query: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tenso
 
 
 class RunAttention:
-    """float32 on a CPU over a ``RunCache``: single rows in one call, the others by SDPA.
+    """float32 on a CPU over the runs of a ``RunCache``, through kernels of ours.
 
-    A decode step reads each key and value once, for all sequences side by side; a sequence's
-    result does not depend on its batch.
+    A decode step reads each key and value once, for all sequences side by side. A row's result
+    has the same bits however its prompt was cut, and alone or in any batch.
     """
 
     name = "run"
@@ -224,33 +223,23 @@ class RunAttention:
         scale: float,
     ) -> Tensor:
         """Segments of one row together, those of several one after the other."""
-        if not isinstance(cache, RunCache) or k_TKD.shape[1] * ops.MAX_GROUP < q_THD.shape[1]:
+        heads, dim = q_THD.shape[1:]
+        if not isinstance(cache, RunCache) or not ops.attends(heads, cache.heads, dim):
             return SdpaAttention()(q_THD, k_TKD, v_TKD, layer, batch, cache, scale)
+        runs = [cache.run(each.seq, layer) for each in batch.segments]
         single = [i for i, each in enumerate(batch.segments) if each.rows == 1]
-        if len(single) == len(batch.segments):
-            return self._attend_single(q_THD, single, layer, batch, cache, scale)
-        out = q_THD.new_empty(q_THD.shape)
+        if len(single) == len(runs):
+            return ops.attend_single(q_THD, runs, cache.heads, scale)
+        out = torch.empty(q_THD.shape)
         if single:
-            rows = torch.tensor([batch.starts[i] for i in single])
-            out[rows] = self._attend_single(q_THD[rows], single, layer, batch, cache, scale)
-        for segment, start in zip(batch.segments, batch.starts, strict=True):
+            places = torch.tensor([batch.starts[i] for i in single])
+            own = [runs[i] for i in single]
+            out[places] = ops.attend_single(q_THD[places], own, cache.heads, scale)
+        for segment, start, run in zip(batch.segments, batch.starts, runs, strict=True):
             if segment.rows > 1:
-                keys, values = cache.rows(segment.seq, layer)
-                query = q_THD[start : start + segment.rows].transpose(0, 1)
-                out[start : start + segment.rows] = _sdpa(query, keys, values, segment, scale)
+                rows = slice(start, start + segment.rows)
+                ops.attend_causally(q_THD[rows], run, cache.heads, scale, out[rows])
         return out
-
-    @staticmethod
-    def _attend_single(
-        q_SHD: Tensor,
-        single: Sequence[int],
-        layer: int,
-        batch: PackedBatch,
-        cache: RunCache,
-        scale: float,
-    ) -> Tensor:
-        runs = [cache.run(batch.segments[i].seq, layer) for i in single]
-        return ops.attend(q_SHD, runs, cache.heads, scale)
 
 
 def causal_mask(rows: int, keys: int, device: torch.device) -> Tensor:

@@ -24,7 +24,7 @@ from dyvte import cpu
 log = logging.getLogger("dyvte.kernels")
 
 HERE = Path(__file__).parent
-SOURCES = ("linear.cpp", "rows.cpp", "attention.cpp")
+SOURCES = ("linear.cpp", "rows.cpp", "decode.cpp", "prefill.cpp")
 FLAGS = ("-std=c++17", "-O3", "-ffp-contract=fast", "-fopenmp", "-shared", "-fPIC", "-w")
 LEVELS = {"x86-64-v4": "avx512dq", "x86-64-v3": "avx2"}
 """Instruction sets that an image is made for, best first, and the feature that tells each."""

@@ -22,6 +22,7 @@ from dyvte.kernels import build
 
 FORMS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 MAX_GROUP = 64  # query heads that may share keys and values
+MAX_DIM = 512  # of a head
 Run = tuple[int, int, int, int]
 """Keys' and values' addresses, numbers from head to head, rows."""
 
@@ -32,7 +33,8 @@ _SIGNATURES = {
     "dyvte_rms_norm": [_at, _i64, _i64, _i64, _at, _float, _at, _i64, _int],
     "dyvte_turn_heads": [_at, _i64, _i64, _i64, _i64, _at, _float, _at, _at, _int],
     "dyvte_silu_mul": [_at, _i64, _i64, _i64, _at, _int],
-    "dyvte_attend": [_at, _i64, _at, _i64, _i64, _i64, _i64, _float, _at, _int],
+    "dyvte_attend_causally": [_at, _i64, _i64, _at, _i64, _i64, _i64, _float, _at, _int],
+    "dyvte_attend_single": [_at, _i64, _at, _i64, _i64, _i64, _i64, _float, _at, _int],
 }
 
 
@@ -170,12 +172,34 @@ def silu_mul(x_TN: Tensor) -> Tensor:
     return out
 
 
-def attend(q_SHD: Tensor, runs: Sequence[Run], kv_heads: int, scale: float) -> Tensor:
+def attends(heads: int, kv_heads: int, dim: int) -> bool:
+    """True if heads of this shape can be attended here."""
+    return heads <= MAX_GROUP * kv_heads and dim <= MAX_DIM
+
+
+def attend_causally(q_THD: Tensor, run: Run, kv_heads: int, scale: float, out_THD: Tensor) -> None:
+    """The last T rows of a run over all rows up to their own, into ``out`` (contiguous)."""
+    rows, heads, dim = q_THD.shape
+    _library().dyvte_attend_causally(
+        q_THD.data_ptr(),
+        q_THD.stride(0),
+        rows,
+        (ctypes.c_int64 * len(run))(*run),
+        kv_heads,
+        heads // kv_heads,
+        dim,
+        scale,
+        out_THD.data_ptr(),
+        torch.get_num_threads(),
+    )
+
+
+def attend_single(q_SHD: Tensor, runs: Sequence[Run], kv_heads: int, scale: float) -> Tensor:
     """One query row of each sequence over all rows of its run: ``[S, H, D]``."""
     sequences, heads, dim = q_SHD.shape
     out = q_SHD.new_empty(sequences, heads, dim)
     flat = [number for run in runs for number in run]
-    _library().dyvte_attend(
+    _library().dyvte_attend_single(
         q_SHD.data_ptr(),
         q_SHD.stride(0),
         (ctypes.c_int64 * len(flat))(*flat),

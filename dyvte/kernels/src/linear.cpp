@@ -12,7 +12,7 @@
 #include <memory>
 #include <new>
 
-#include "vector.h"
+#include "tile.h"
 
 namespace dyvte {
 namespace {
@@ -20,48 +20,7 @@ namespace {
 constexpr int64_t kDepth = 1408;
 constexpr int64_t kBlockRows = 11 * kTileRows;
 constexpr int64_t kStride = kDepth + 16;  // rows a power of two apart would share cache sets
-constexpr int64_t kAhead = 1024;          // bytes of a panel that are asked for beforehand
 constexpr int64_t kAlone = 1 << 17;       // multiplications that one thread does faster than two
-
-struct Bfloat16 {
-  uint16_t bits;
-};
-struct Float16 {
-  uint16_t bits;
-};
-
-inline void widen(const float* from, Vec& left, Vec& right) {
-  left = load(from);
-  right = load(from + kLanes);
-}
-
-// A 32-bit word holds output i in its lower half and output i + kLanes in its upper half.
-inline void widen(const Bfloat16* from, Vec& left, Vec& right) {
-  Bits both;
-  std::memcpy(&both, from, sizeof both);
-  left = (Vec)(both << 16);
-  right = (Vec)(both & 0xffff0000u);
-}
-
-inline void widen(const Float16* from, Vec& left, Vec& right) {
-#if defined(__AVX512F__)
-  const __m256i* halves = reinterpret_cast<const __m256i*>(from);
-  left = (Vec)_mm512_cvtph_ps(_mm256_loadu_si256(halves));
-  right = (Vec)_mm512_cvtph_ps(_mm256_loadu_si256(halves + 1));
-#elif defined(__AVX2__) && defined(__F16C__)
-  const __m128i* halves = reinterpret_cast<const __m128i*>(from);
-  left = (Vec)_mm256_cvtph_ps(_mm_loadu_si128(halves));
-  right = (Vec)_mm256_cvtph_ps(_mm_loadu_si128(halves + 1));
-#else
-  for (int lane = 0; lane < kLanes; lane++) {
-    _Float16 one, other;
-    std::memcpy(&one, from + lane, sizeof one);
-    std::memcpy(&other, from + kLanes + lane, sizeof other);
-    left[lane] = one;
-    right[lane] = other;
-  }
-#endif
-}
 
 // A tile's place in its product. `first` and `last` depth: sums begin at 0, or are finished.
 struct Tile {
@@ -120,18 +79,7 @@ void multiply(const Tile& t, const Weight* panel) {
   Vec sums[R][2];
   const bool whole = t.cols == kTileCols;
   begin<R>(t, sums, whole);
-  for (int64_t k = 0; k < t.depth; k++) {
-    Vec left, right;
-    widen(panel, left, right);
-    __builtin_prefetch(reinterpret_cast<const char*>(panel) + kAhead);
-    panel += kTileCols;
-#pragma GCC unroll 14
-    for (int r = 0; r < R; r++) {
-      const Vec x = all(t.x[r * t.x_stride + k]);
-      sums[r][0] += x * left;
-      sums[r][1] += x * right;
-    }
-  }
+  accumulate<R>(sums, t.x, t.x_stride, 1, t.depth, panel);
   finish<R>(t, sums, whole);
 }
 

@@ -9,6 +9,7 @@
 #include <cmath>
 #include <limits>
 
+#include "run.h"
 #include "vector.h"
 
 namespace dyvte {
@@ -95,17 +96,9 @@ void attend_head(const float* query, int64_t group, const float* keys, const flo
 
 extern "C" {
 
-// A sequence's keys and values [heads, rows, dim]: addresses, numbers from head to head, rows.
-struct DyvteRun {
-  const float* keys;
-  const float* values;
-  int64_t head_stride;
-  int64_t rows;
-};
-
 // query [sequences, kv_heads * group, dim], its rows query_stride apart; out alike, contiguous.
 // `group` is at most 64.
-void dyvte_attend(const float* query, int64_t query_stride, const DyvteRun* runs,
+void dyvte_attend_single(const float* query, int64_t query_stride, const DyvteRun* runs,
                   int64_t sequences, int64_t kv_heads, int64_t group, int64_t dim, float scale,
                   float* out, int threads) {
   using namespace dyvte;

@@ -1,0 +1,162 @@
+// Causal attention of many query rows over a run of keys and values: a prefill's attention.
+//
+// kTileCols query rows of a head are computed side by side, one to a lane, so that a softmax is
+// kept up with lane by lane. Scores are keys times queries, what is attended is values times
+// weights: both are products of row-major rows with a panel, and nothing is laid out anew but the
+// queries. A row meets keys in blocks counted from the first, so that its result has the same bits
+// however a prompt is cut, and whatever is computed beside it.
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <memory>
+#include <new>
+
+#include "run.h"
+#include "tile.h"
+
+namespace dyvte {
+namespace {
+
+constexpr int64_t kKeys = 64;  // in a block
+constexpr int64_t kMaxDim = 512;
+constexpr float kNever = -std::numeric_limits<float>::infinity();
+
+struct Scratch {
+  alignas(64) float query[kMaxDim * kTileCols];   // [dim, rows]
+  alignas(64) float scores[kKeys * kTileCols];    // [keys, rows]
+  alignas(64) float attended[kMaxDim * kTileCols];  // [dim, rows]
+};
+
+// out[r] = (add ? out[r] : 0) + x[r] * panel, for `rows` rows of kTileCols numbers.
+template <int R = kTileRows>
+void multiply(int rows, const float* x, int64_t row, int64_t step, int64_t depth,
+              const float* panel, bool add, float* out) {
+  if (rows < R) {
+    if constexpr (R > 1) multiply<R - 1>(rows, x, row, step, depth, panel, add, out);
+    return;
+  }
+  Vec sums[R][2];
+  for (int r = 0; r < R; r++)
+    for (int side = 0; side < 2; side++)
+      sums[r][side] = add ? load(out + r * kTileCols + side * kLanes) : Vec{};
+  accumulate<R>(sums, x, row, step, depth, panel);
+  for (int r = 0; r < R; r++)
+    for (int side = 0; side < 2; side++)
+      store(out + r * kTileCols + side * kLanes, sums[r][side]);
+}
+
+void multiply_all(int64_t rows, const float* x, int64_t row, int64_t step, int64_t depth,
+                  const float* panel, bool add, float* out) {
+  const int64_t tiles = (rows + kTileRows - 1) / kTileRows;
+  for (int64_t t = 0; t < tiles; t++) {
+    const int64_t from = rows * t / tiles, stop = rows * (t + 1) / tiles;
+    multiply<>(static_cast<int>(stop - from), x + from * row, row, step, depth, panel, add,
+               out + from * kTileCols);
+  }
+}
+
+// kTileCols rows of one head. `first` is the key that the first row sees last.
+struct Rows {
+  const float* query;
+  int64_t query_stride;
+  float* out;
+  int64_t out_stride;
+  int64_t rows, first;
+};
+
+struct Softmax {
+  Vec largest[2] = {all(kNever), all(kNever)};
+  Vec total[2] = {Vec{}, Vec{}};
+
+  // Scores of keys from `key` on become weights; what was attended is scaled to match.
+  void take(float* scores, int64_t key, int64_t keys, int64_t first, float* attended,
+            int64_t dim) {
+    const bool masks = key + keys - 1 > first;
+    for (int side = 0; side < 2; side++) {
+      Ints last;
+      for (int lane = 0; lane < kLanes; lane++)
+        last[lane] = static_cast<int32_t>(first + side * kLanes + lane - key);
+      Vec most = largest[side];
+      for (int64_t i = 0; i < keys; i++) {
+        float* at = scores + i * kTileCols + side * kLanes;
+        Vec value = load(at);
+        if (masks) {
+          value = static_cast<int32_t>(i) > last ? all(kNever) : value;
+          store(at, value);
+        }
+        most = larger(value, most);
+      }
+      const Vec shrink = exponential(largest[side] - most);
+      largest[side] = most;
+      Vec added = Vec{};
+      for (int64_t i = 0; i < keys; i++) {
+        float* at = scores + i * kTileCols + side * kLanes;
+        const Vec weight = exponential(load(at) - most);
+        store(at, weight);
+        added += weight;
+      }
+      total[side] = total[side] * shrink + added;
+      if (key == 0) continue;
+      for (int64_t d = 0; d < dim; d++) {
+        float* at = attended + d * kTileCols + side * kLanes;
+        store(at, load(at) * shrink);
+      }
+    }
+  }
+};
+
+void attend_rows(const Rows& r, const float* keys, const float* values, int64_t dim, float scale,
+                 Scratch& s) {
+  for (int64_t d = 0; d < dim; d++)
+    for (int64_t i = 0; i < kTileCols; i++)
+      s.query[d * kTileCols + i] = i < r.rows ? r.query[i * r.query_stride + d] * scale : 0;
+  Softmax softmax;
+  const int64_t seen = r.first + r.rows;
+  for (int64_t key = 0; key < seen; key += kKeys) {
+    const int64_t count = std::min(kKeys, seen - key);
+    multiply_all(count, keys + key * dim, dim, 1, dim, s.query, false, s.scores);
+    softmax.take(s.scores, key, count, r.first, s.attended, dim);
+    multiply_all(dim, values + key * dim, 1, dim, count, s.scores, key > 0, s.attended);
+  }
+  for (int64_t i = 0; i < r.rows; i++) {
+    const float total = softmax.total[i / kLanes][i % kLanes];
+    for (int64_t d = 0; d < dim; d++)
+      r.out[i * r.out_stride + d] = s.attended[d * kTileCols + i] / total;
+  }
+}
+
+Scratch& scratch() {
+  thread_local std::unique_ptr<Scratch> own = std::make_unique<Scratch>();
+  return *own;
+}
+
+}  // namespace
+}  // namespace dyvte
+
+extern "C" {
+
+// query [rows, kv_heads * group, dim], its rows query_stride apart, the last `rows` of the run's;
+// out alike, contiguous. `dim` is at most 512.
+void dyvte_attend_causally(const float* query, int64_t query_stride, int64_t rows, const DyvteRun* run,
+                   int64_t kv_heads, int64_t group, int64_t dim, float scale, float* out,
+                   int threads) {
+  using namespace dyvte;
+  const int64_t heads = kv_heads * group, blocks = (rows + kTileCols - 1) / kTileCols;
+  if (rows * run->rows * heads * dim < (1 << 17)) threads = 1;
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
+  for (int64_t task = 0; task < heads * blocks; task++) {
+    // Heads first, since neighbours read the same keys; long blocks before short ones.
+    const int64_t block = blocks - 1 - task / heads, head = task % heads;
+    const int64_t from = block * kTileCols, run_at = head / group * run->head_stride;
+    Rows r;
+    r.query = query + from * query_stride + head * dim;
+    r.query_stride = query_stride;
+    r.out = out + (from * heads + head) * dim;
+    r.out_stride = heads * dim;
+    r.rows = std::min<int64_t>(kTileCols, rows - from);
+    r.first = run->rows - rows + from;
+    attend_rows(r, run->keys + run_at, run->values + run_at, dim, scale, scratch());
+  }
+}
+}

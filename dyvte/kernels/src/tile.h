@@ -1,0 +1,71 @@
+// The product of a few rows with a panel of kTileCols columns, its sums in registers.
+
+#pragma once
+
+#include "vector.h"
+
+namespace dyvte {
+
+constexpr int64_t kAhead = 1024;  // bytes of a panel that are asked for beforehand
+
+// A 16-bit number as it is stored: nothing but its bits.
+struct Bfloat16 {
+  uint16_t bits;
+};
+struct Float16 {
+  uint16_t bits;
+};
+
+inline void widen(const float* from, Vec& left, Vec& right) {
+  left = load(from);
+  right = load(from + kLanes);
+}
+
+// A 32-bit word holds column i in its lower half and column i + kLanes in its upper half.
+inline void widen(const Bfloat16* from, Vec& left, Vec& right) {
+  Bits both;
+  std::memcpy(&both, from, sizeof both);
+  left = (Vec)(both << 16);
+  right = (Vec)(both & 0xffff0000u);
+}
+
+inline void widen(const Float16* from, Vec& left, Vec& right) {
+#if defined(__AVX512F__)
+  const __m256i* halves = reinterpret_cast<const __m256i*>(from);
+  left = (Vec)_mm512_cvtph_ps(_mm256_loadu_si256(halves));
+  right = (Vec)_mm512_cvtph_ps(_mm256_loadu_si256(halves + 1));
+#elif defined(__AVX2__) && defined(__F16C__)
+  const __m128i* halves = reinterpret_cast<const __m128i*>(from);
+  left = (Vec)_mm256_cvtph_ps(_mm_loadu_si128(halves));
+  right = (Vec)_mm256_cvtph_ps(_mm_loadu_si128(halves + 1));
+#else
+  for (int lane = 0; lane < kLanes; lane++) {
+    _Float16 one, other;
+    std::memcpy(&one, from + lane, sizeof one);
+    std::memcpy(&other, from + kLanes + lane, sizeof other);
+    left[lane] = one;
+    right[lane] = other;
+  }
+#endif
+}
+
+// sums[r] += x[r, :depth] * panel[:depth], for each output in rising order of the inputs. Row r of
+// x begins at x + r * row, its inputs lie `step` apart.
+template <int R, class Weight>
+inline void accumulate(Vec (&sums)[R][2], const float* x, int64_t row, int64_t step, int64_t depth,
+                       const Weight* panel) {
+  for (int64_t k = 0; k < depth; k++) {
+    Vec left, right;
+    widen(panel, left, right);
+    __builtin_prefetch(reinterpret_cast<const char*>(panel) + kAhead);
+    panel += kTileCols;
+#pragma GCC unroll 14
+    for (int r = 0; r < R; r++) {
+      const Vec value = all(x[r * row + k * step]);
+      sums[r][0] += value * left;
+      sums[r][1] += value * right;
+    }
+  }
+}
+
+}  // namespace dyvte
