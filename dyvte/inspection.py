@@ -14,9 +14,13 @@ from typing import Any
 from PIL import Image
 
 from dyvte.errors import ModelError, PromptError
+from dyvte.kernels import build
 from dyvte.model import Model
 from dyvte.models import registry
+from dyvte.models.adapter import ModelAdapter
 from dyvte.models.checkpoints.opened import read_config
+from dyvte.models.decoder import DecoderAdapter
+from dyvte.models.linear import PanelLinear
 from dyvte.models.parts import PartFacts, parts_of
 from dyvte.models.vision.assumed import assumed_processor
 from dyvte.models.vision.images import ProcessImages
@@ -36,7 +40,10 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """``loaded`` is False where no weight was read; ``context`` is in rows."""
+    """``loaded`` is False where no weight was read; ``context`` is in rows.
+
+    ``kernels`` is the instruction set of the C++ kernels that compute it, None where torch does.
+    """
 
     name: str
     family: str
@@ -44,6 +51,7 @@ class ModelFacts:
     loaded: bool
     dtype: str
     device: str
+    kernels: str | None
     context: int
     heads: int
     kv_heads: int
@@ -129,6 +137,7 @@ def _model(model: Model) -> ModelFacts:
         loaded=adapter.device.type != "meta",
         dtype=str(adapter.dtype).removeprefix("torch."),
         device=str(adapter.device),
+        kernels=_kernels(adapter),
         context=adapter.max_positions,
         heads=shape.num_heads,
         kv_heads=shape.num_kv_heads,
@@ -136,6 +145,13 @@ def _model(model: Model) -> ModelFacts:
         weight_bytes=adapter.parameter_bytes(),
         notes=model.notes,
     )
+
+
+def _kernels(adapter: ModelAdapter) -> str | None:
+    if not isinstance(adapter, DecoderAdapter):
+        return None
+    used = any(isinstance(each, PanelLinear) for each in adapter.model.modules())
+    return build.instruction_set() if used else None
 
 
 def _processor(model: Model) -> tuple[ProcessImages, bool]:

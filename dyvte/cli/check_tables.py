@@ -28,12 +28,14 @@ def show(found: Inspection, console: Console) -> None:
 def _heading(found: Inspection, console: Console) -> None:
     model = found.model
     read = f"loaded on {model.device}" if model.loaded else "no weight was read"
+    kernels = (f"kernels for {model.kernels}",) if model.kernels else ()
     facts = (
         f"[bold]{model.name}[/]",
         model.family,
         f"{model.layout} layout",
         read,
         model.dtype,
+        *kernels,
         f"context {model.context}",
     )
     console.print(" · ".join(facts), highlight=False, soft_wrap=True)

@@ -1,8 +1,9 @@
-"""The compiled library: found beside the sources or in the cache, or compiled once.
+"""The compiled library: found in the package or in the user's cache, or compiled.
 
-``python -m dyvte.kernels.build`` compiles it into the package for the levels of processor named
-(an image is built where it does not run); otherwise the first model that is loaded compiles it for
-the processor at hand into the user's cache, in a few seconds.
+``python -m dyvte.kernels.build`` compiles it into the package for levels of processor (an image is
+built where it does not run). Elsewhere the first model that is loaded compiles it for the processor
+at hand into the user's cache, in a few seconds. Code is loaded from there only as long as nobody
+else could have written it (``dyvte.kernels.trust``).
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import ctypes
 import hashlib
 import logging
 import os
+import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -20,53 +23,74 @@ from functools import cache
 from pathlib import Path
 
 from dyvte import cpu
+from dyvte.kernels import trust
 
 log = logging.getLogger("dyvte.kernels")
 
 HERE = Path(__file__).parent
-SOURCES = ("linear.cpp", "rows.cpp", "decode.cpp", "prefill.cpp")
+# -fopenmp: torch ships its OpenMP as libgomp.so.1, the name that this asks for. torch is loaded
+# first, so both share one library and its pool of threads.
 FLAGS = ("-std=c++17", "-O3", "-ffp-contract=fast", "-fopenmp", "-shared", "-fPIC", "-w")
-LEVELS = {"x86-64-v4": "avx512dq", "x86-64-v3": "avx2"}
-"""Instruction sets that an image is made for, best first, and the feature that tells each."""
+_V3 = frozenset({"avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe"})
+LEVELS = {
+    "x86-64-v4": _V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
+    "x86-64-v3": _V3,
+}
+"""Instruction sets that an image is made for, best first, and the features that each needs."""
+VECTORS = {32: "AVX-512", 16: "AVX2"}  # by outputs of a panel
 TIMEOUT = 300  # seconds that a compiler may take
 
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The kernels for this processor; None, with a warning, where they cannot be had."""
-    path = _shipped() or _compiled_once()
-    if path is None:
-        return None
+    """The kernels for this processor; None, with one warning, where they cannot be had."""
     try:
-        return ctypes.CDLL(str(path))
-    except OSError as error:
-        log.warning("the CPU kernels cannot be loaded (%s): torch's own are used, slower", error)
+        shipped = _shipped()
+        return ctypes.CDLL(str(shipped)) if shipped is not None else _own()
+    except (OSError, subprocess.SubprocessError) as error:
+        log.warning("no CPU kernels (%s): torch's own are used, slower", _in_one_line(error))
         return None
+
+
+def instruction_set() -> str | None:
+    """What the kernels compute with, in words; None without kernels."""
+    found = library()
+    return None if found is None else VECTORS.get(found.dyvte_panel(), "128-bit vectors")
 
 
 def compile_into(path: Path, level: str) -> None:
-    """Compile the sources for ``level``, ``-march``'s word. Raises OSError, CalledProcessError."""
+    """Compile the sources for ``level``, ``-march``'s word. Raises OSError, SubprocessError."""
     compiler = find_compiler()
-    if compiler is None:
-        raise FileNotFoundError("no C++ compiler")
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    sources = [str(HERE / "src" / name) for name in SOURCES]
+    path.parent.mkdir(exist_ok=True)
+    sources = [str(each) for each in _sources() if each.suffix == ".cpp"]
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # another process may do the same
         made = Path(folder) / path.name
-        command = [compiler, *FLAGS, f"-march={level}", *sources, "-o", str(made)]
-        subprocess.run(command, check=True, capture_output=True, text=True, timeout=TIMEOUT)
+        command = [*compiler, *FLAGS, f"-march={level}", *sources, "-o", str(made)]
+        subprocess.run(
+            command, check=True, capture_output=True, text=True, errors="replace", timeout=TIMEOUT
+        )
+        trust.seal(made)
         made.replace(path)
 
 
-def find_compiler() -> str | None:
-    """``$CXX``, or the first of the usual names that is there."""
-    names = (os.environ.get("CXX"), "c++", "g++", "clang++")
-    return next((found for name in names if name and (found := shutil.which(name))), None)
+def find_compiler() -> list[str]:
+    """``$CXX``, or the first of the usual names that is there. Raises FileNotFoundError."""
+    named = shlex.split(os.environ.get("CXX", ""))
+    for command in [named] if named else (["g++"], ["c++"]):
+        if shutil.which(command[0]) is not None:
+            return command
+    raise FileNotFoundError(f"no C++ compiler: {named[0] if named else 'g++'} is not found")
+
+
+def _sources() -> list[Path]:
+    """And no editor's files beside them."""
+    found = (HERE / "src").glob("[a-z]*")
+    return sorted(each for each in found if each.suffix in (".cpp", ".h"))
 
 
 def _digest(*what: str) -> str:
     made_of = hashlib.sha256("\0".join([*FLAGS, *what]).encode())
-    for path in sorted((HERE / "src").iterdir()):
+    for path in _sources():
         made_of.update(path.read_bytes())
     return made_of.hexdigest()[:16]
 
@@ -77,39 +101,68 @@ def _in_package(level: str) -> Path:
 
 def _shipped() -> Path | None:
     """Made into the package for a level that this processor has."""
-    able = (level for level, feature in LEVELS.items() if feature in cpu.features())
-    return next((path for level in able if (path := _in_package(level)).exists()), None)
+    able = (level for level, needed in LEVELS.items() if needed <= cpu.features())
+    return next((path for level in able if trust.is_whole(path := _in_package(level))), None)
 
 
-def _compiled_once() -> Path | None:
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    path = home / "dyvte" / "kernels" / f"native-{_digest(*sorted(cpu.features()))}.so"
-    if path.exists():
-        return path
-    if find_compiler() is None:
-        log.warning("no C++ compiler: torch's own CPU kernels are used, slower (install g++)")
-        return None
+def _own() -> ctypes.CDLL:
+    """Compiled for this very processor, now or before. Raises OSError, SubprocessError."""
+    made_for = (platform.machine(), *platform.libc_ver(), *sorted(cpu.features()))
+    name = f"native-{_digest(*made_for)}.so"
+    folder = _cache()
+    if folder is not None and trust.is_private(folder):
+        path = folder / name
+        if trust.is_whole(path) and trust.is_private(path):
+            return ctypes.CDLL(str(path))
+        if os.access(folder, os.W_OK):
+            log.info("compiling the CPU kernels for this processor, once")
+            compile_into(path, "native")
+            return ctypes.CDLL(str(path))
+    log.warning(
+        "compiling the CPU kernels, as at every start: %s cannot be written or is not this "
+        "user's alone (XDG_CACHE_HOME names another place)",
+        folder or "the cache",
+    )
+    with tempfile.TemporaryDirectory(prefix="dyvte-") as private:  # what is mapped may be deleted
+        compile_into(Path(private) / name, "native")
+        return ctypes.CDLL(str(Path(private) / name))
+
+
+def _cache() -> Path | None:
+    """The folder of compiled kernels, made if it was not there; None where there can be none."""
+    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
     try:
-        log.info("compiling the CPU kernels for this processor, once")
-        compile_into(path, "native")
-    except (OSError, subprocess.SubprocessError) as error:
-        said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
-        log.warning(
-            "the CPU kernels were not compiled (%s): torch's own are used, slower",
-            said[-1] if said else type(error).__name__,
-        )
+        home = named if named.is_absolute() else Path.home() / ".cache"
+        for folder in (home, home / "dyvte", home / "dyvte" / "kernels"):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return folder.resolve()  # from here on nobody's links are followed
+    except (OSError, RuntimeError):  # RuntimeError: a user without a home
         return None
-    return path
+
+
+def _in_one_line(error: Exception) -> str:
+    """What a compiler or the system said, without its surroundings."""
+    lines = (getattr(error, "stderr", None) or str(error) or type(error).__name__).splitlines()
+    said = [line.strip() for line in lines if line.strip()]
+    return next((line for line in said if "error" in line), said[-1] if said else "no reason given")
 
 
 def main() -> None:
     """Compile into the package for levels of processor."""
-    parser = argparse.ArgumentParser(prog="python -m dyvte.kernels.build", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m dyvte.kernels.build", description=main.__doc__)
     parser.add_argument("levels", nargs="*", metavar="LEVEL", help=" or ".join(LEVELS))
-    for level in parser.parse_args().levels or LEVELS:
-        if level not in LEVELS:
-            sys.exit(f"{level!r} is none of {', '.join(LEVELS)}")
-        compile_into(_in_package(level), level)
+    levels = parser.parse_args().levels
+    unknown = [level for level in levels if level not in LEVELS]
+    if unknown:
+        parser.error(f"{unknown[0]!r} is none of {', '.join(LEVELS)}")
+    if not levels and platform.machine() not in ("x86_64", "AMD64"):
+        log.warning("no levels are known for %s: nothing is compiled", platform.machine())
+        return
+    for level in levels or LEVELS:
+        try:
+            compile_into(_in_package(level), level)
+        except (OSError, subprocess.SubprocessError) as error:
+            sys.exit(f"{level} was not compiled: {_in_one_line(error)}")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import pytest
 
 import dyvte
 from dyvte.cli import main
+from dyvte.kernels import build, ops
 from tests import tiny
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -43,6 +44,8 @@ def test_a_loaded_model_is_told_as_it_is(
 def test_nothing_changes_where_no_weight_is_read(
     tiny_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Kernels hold a 16-bit checkpoint's numbers in 16 bit, which no config tells.
+    monkeypatch.setattr(ops, "available", lambda: False)
     loaded = told(capsys, tiny_folder, "--device", "cpu")
 
     def refuse(*_: object, **__: object) -> None:
@@ -55,6 +58,19 @@ def test_nothing_changes_where_no_weight_is_read(
     for name in ("device", "name"):
         built["model"].pop(name), loaded["model"].pop(name)
     assert built == loaded
+
+
+def test_the_kernels_that_compute_a_model_are_told(
+    tiny_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if not ops.available():
+        pytest.skip("needs a C++ compiler")
+    device = ("--device", "cpu", "--image", "12x12")
+    assert told(capsys, tiny_folder, *device)["model"]["kernels"] == build.instruction_set()
+    assert told(capsys, tiny_folder, *device, "--dtype", "bfloat16")["model"]["kernels"] is None
+    assert told(capsys, tiny_folder, *device, "--no-weights")["model"]["kernels"] is None
+    assert main(["check", str(tiny_folder), *device]) == 0
+    assert f"float32 · kernels for {build.instruction_set()} · " in capsys.readouterr().out
 
 
 def test_a_folder_of_configs_is_enough(capsys: pytest.CaptureFixture[str]) -> None:
