@@ -9,8 +9,8 @@ namespace {
 
 constexpr int64_t kAlone = 1 << 14;  // numbers that one thread turns faster than two
 
-// e^-x overflows below -88: there x * sigmoid(x) is 0 in float32 as good as exactly.
-inline Vec silu(Vec x) { return x / (1.0f + exponential(-larger(x, all(-87.0f)))); }
+// Below -89 e^-x counts as infinite: 0 comes out as it should, and of -infinity no number.
+inline Vec silu(Vec x) { return x / (1.0f + exponential(-larger(x, all(-89.0f)))); }
 
 inline float rms_scale(const float* x, int64_t width, float eps) {
   Vec squares = Vec{};

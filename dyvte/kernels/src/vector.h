@@ -39,6 +39,7 @@ inline void store(float* to, Vec value) { std::memcpy(to, &value, sizeof value);
 
 inline Vec all(float value) { return value - Vec{}; }
 
+// Of a pair with one that is no number: b.
 inline Vec larger(Vec a, Vec b) { return a > b ? a : b; }
 
 inline float sum(Vec value) {
@@ -48,10 +49,11 @@ inline float sum(Vec value) {
   return value[0];
 }
 
-// e^x for x <= 88, 0 below -87: a power of two times a polynomial for what is left of it.
+// e^x: 0 below -87, infinite from 88.4 to 89, the largest x that is allowed; what is no number stays
+// none. A power of two times a polynomial for what is left of it.
 inline Vec exponential(Vec x) {
   const Vec low = all(-87.0f);
-  const Vec bounded = larger(x, low);
+  const Vec bounded = larger(low, x);
   const Vec scaled = bounded * 1.44269504f;
   const Vec magic = all(12582912.0f);  // 1.5 * 2^23: adding it rounds to whole numbers
   const Vec whole = (scaled + magic) - magic;
