@@ -22,7 +22,7 @@ ARGS  ?=
 # brings gigabytes of CUDA). Asked only if it answers; set empty to use pip's configuration alone.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: help setup serve test check check-deploy check-prometheus ray-test observability-test playground-test quant-test clients conformance fuzz soak overload \
+.PHONY: help setup serve test check check-deploy check-prometheus ray-test observability-test playground-test quant-test kernels-test clients conformance fuzz soak overload \
   dashboards format bench gpu \
   demo-gates clean
 
@@ -96,6 +96,10 @@ $(QUANT)/.made: tests/models/quantized.txt | $(STAMP)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --no-deps \
 	  --target $(QUANT) --requirement $<
 	@touch $@
+
+kernels-test: $(STAMP) ## the CPU kernels as compiled for older processors than this one (needs g++)
+	@for level in x86-64 x86-64-v3; do \
+	  DYVTE_KERNELS_LEVEL=$$level $(BIN)/python -m pytest tests/kernels/test_ops.py $(ARGS); done
 
 clients: $(STAMP) ## other people's clients against the demo model, told in docs/clients.md (needs node)
 	@command -v npm >/dev/null || { echo "make clients: no npm (install Node.js)" >&2; exit 2; }

@@ -25,12 +25,14 @@ NAN, INF = math.nan, math.inf
 
 
 def drawn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype).float()
+    draw = torch.Generator().manual_seed(seed)
+    numbers: Tensor = torch.randn(shape, generator=draw).to(dtype).float()
+    return numbers
 
 
 def weights(outputs: int, inputs: int, dtype: torch.dtype, seed: int = 1) -> Tensor:
     """float32 numbers that ``dtype`` can hold."""
-    return (drawn(outputs, inputs, seed=seed) / inputs**0.5).to(dtype).float()
+    return (drawn(outputs, inputs, seed=seed) / math.sqrt(inputs)).to(dtype).float()
 
 
 def same_bits(one: Tensor, other: Tensor) -> bool:
@@ -234,7 +236,8 @@ class Runs:
         keys, values = keys.repeat_interleave(group, 0), values.repeat_interleave(group, 0)
         scores = query_THD.double().transpose(0, 1) @ keys.transpose(1, 2) * scale
         hidden = torch.ones(rows, length).tril(length - rows) == 0
-        return (scores.masked_fill(hidden, -INF).softmax(-1) @ values).transpose(0, 1)
+        found: Tensor = scores.masked_fill(hidden, -INF).softmax(-1) @ values
+        return found.transpose(0, 1)
 
 
 LENGTHS = (1, 2, 63, 64, 65, 700)

@@ -23,13 +23,14 @@ from dyvte.kv_cache import RunCache
 from dyvte.models import linear as forms
 from dyvte.models.adapter import ModelAdapter
 from dyvte.models.families.llava import LlavaAdapter
-from dyvte.models.linear import Int8Linear, PackedLinear, RowsLinear, prepare
+from dyvte.models.linear import Int8Linear, PackedLinear, PanelLinear, RowsLinear, prepare
 from dyvte.models.parts import origin_of, parameters_by_part
 from dyvte.packing import pack
 from dyvte.pages import PageLedger
 from tests import tiny
 
 needs_int8 = pytest.mark.skipif(not cpu.computes_int8(), reason="needs a CPU with VNNI or AMX")
+needs_kernels = pytest.mark.skipif(not ops.available(), reason="needs a C++ compiler")
 ROWS = (1, 2, 3, 4, 5, 16, 44, 319, 320, 321, 400)
 
 
@@ -103,6 +104,30 @@ def test_float32_by_rows_takes_gradients() -> None:
         assert product.weight.grad is not None
 
 
+@needs_kernels
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("rows", ROWS)
+def test_float32_in_panels_is_the_plain_product(rows: int, bias: bool) -> None:
+    plain = linear(96, 130, bias)
+    hidden = torch.randn(1, rows, 96)
+    product = PanelLinear(plain)
+    torch.testing.assert_close(product(hidden), plain(hidden), atol=1e-5, rtol=1e-5)
+    assert torch.equal(product.to_dense(), plain.weight)
+
+
+@needs_kernels
+def test_panels_pass_gradients_on_to_the_rows() -> None:
+    with torch.inference_mode(False):
+        plain = linear(96, 130, True)
+        product, found = PanelLinear(plain), torch.randn(2, 5, 96, requires_grad=True)
+        expected = found.detach().clone().requires_grad_()
+        product(found).square().sum().backward()
+        plain(expected).square().sum().backward()
+        assert found.grad is not None
+        torch.testing.assert_close(found.grad, expected.grad, atol=1e-4, rtol=1e-5)
+        assert not product.weight.requires_grad
+
+
 def adapter(folder: Path, dtype: torch.dtype) -> LlavaAdapter:
     model = LlavaForConditionalGeneration.from_pretrained(
         folder, dtype=dtype, attn_implementation=register()
@@ -173,6 +198,56 @@ def test_a_head_that_shares_the_embedding_goes_on_sharing_it(tiny_folder: Path) 
     assert logits(model, 9).shape == (1, tiny.VOCAB)
 
 
+def in_16_bit(model: LlavaAdapter, dtype: torch.dtype) -> None:
+    """As loaded in float32 from a checkpoint in ``dtype``; panels of it without a rest."""
+    with torch.no_grad():
+        for parameter in model.model.parameters():
+            parameter.copy_(parameter.to(dtype))
+
+
+@pytest.fixture(scope="module")
+def even_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose outputs come in whole panels of any processor."""
+    shape = tiny.config(head_dim=32)
+    shape.text_config.intermediate_size, shape.text_config.vocab_size = 64, 288
+    folder = tmp_path_factory.mktemp("even")
+    tiny.save_model(folder, shape)
+    return folder
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_16_bit_checkpoint_stays_16_bit_in_a_float32_decoder(
+    dtype: torch.dtype, even_folder: Path
+) -> None:
+    model = adapter(even_folder, torch.float32)
+    in_16_bit(model, dtype)
+    before, expected = model.decoder_bytes(), logits(model, 9)
+    whole = model.parameter_bytes()
+    norms = (2 * tiny.LAYERS + 1) * tiny.HIDDEN * 4
+    prepare(model)
+    assert isinstance(model.model.lm_head, PanelLinear)
+    assert model.decoder_bytes() - norms == (before - norms) / 2
+    assert whole - model.parameter_bytes() == before - model.decoder_bytes()
+    torch.testing.assert_close(logits(model, 9), expected, atol=3e-5, rtol=1e-5)
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_panels_keep_parts_origin_names_and_a_float32_checkpoint_s_bytes(
+    dtype: torch.dtype, even_folder: Path
+) -> None:
+    model = adapter(even_folder, torch.float32)
+    in_16_bit(model, dtype)
+    facts = [parameters_by_part(model), origin_of(model, "tiny")]
+    names = [name for name, _ in model.model.named_parameters()]
+    size = model.parameter_bytes()
+    prepare(model)
+    assert facts == [parameters_by_part(model), origin_of(model, "tiny")]
+    assert names == [name for name, _ in model.model.named_parameters()]
+    assert (model.parameter_bytes() == size) == (dtype == torch.float32)
+
+
 @needs_int8
 def test_int8_leaves_head_and_tower_as_they_were(tiny_folder: Path) -> None:
     model = adapter(tiny_folder, torch.float32)
@@ -198,7 +273,7 @@ def test_plain_is_left_alone(tiny_folder: Path) -> None:
     assert isinstance(model, LlavaAdapter)
     kinds = {type(each) for each in model.model.modules()}
     assert nn.Linear in kinds
-    assert not kinds & {RowsLinear, PackedLinear, Int8Linear}
+    assert not kinds & {PanelLinear, RowsLinear, PackedLinear, Int8Linear}
 
 
 def test_forms_that_cannot_be_had_are_refused(
