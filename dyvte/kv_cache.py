@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dyvte.kernels import ops
 from dyvte.kernels.ops import Run
 from dyvte.packing import PackedBatch
 from dyvte.pages import PageLedger
@@ -158,13 +159,18 @@ class RunCache(KVCache):
         if len(batch.segments) < len(k_THD):
             super().append(layer, batch, k_THD, v_THD)
             return
+        for segment in batch.segments:
+            rows = self._lengths.setdefault(segment.seq, [0] * self.ledger.num_layers)
+            rows[layer] += 1
+            self._room(segment.seq, layer, rows[layer] - 1, rows[layer], k_THD.device)
+        if self.dtype == torch.float32 and k_THD.device.type == "cpu" and ops.available():
+            runs = [self.run(segment.seq, layer) for segment in batch.segments]
+            ops.append_single(k_THD, v_THD, runs)
+            return
         both = torch.stack((k_THD, v_THD))
         for index, segment in enumerate(batch.segments):
-            rows = self._lengths.setdefault(segment.seq, [0] * self.ledger.num_layers)
-            at = rows[layer]
-            run = self._room(segment.seq, layer, at, at + 1, k_THD.device)
-            run[:, :, at] = both[:, index]
-            rows[layer] = at + 1
+            last = self._lengths[segment.seq][layer] - 1
+            self._runs[segment.seq, layer][:, :, last] = both[:, index]
 
     def _write(self, seq: int, layer: int, at: int, k_nHD: Tensor, v_nHD: Tensor) -> None:
         stop = at + k_nHD.shape[0]

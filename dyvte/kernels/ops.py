@@ -34,6 +34,7 @@ _SIGNATURES = {
     "dyvte_turn_heads": [_at, _i64, _i64, _i64, _i64, _at, _float, _at, _at, _int],
     "dyvte_silu_mul": [_at, _i64, _i64, _i64, _at, _int],
     "dyvte_attend_causally": [_at, _i64, _i64, _at, _i64, _i64, _i64, _float, _at, _int],
+    "dyvte_append_single": [_at, _i64, _at, _i64, _at, _i64, _i64, _i64],
     "dyvte_attend_single": [_at, _i64, _at, _i64, _i64, _i64, _i64, _float, _at, _int],
 }
 
@@ -180,11 +181,12 @@ def attends(heads: int, kv_heads: int, dim: int) -> bool:
 def attend_causally(q_THD: Tensor, run: Run, kv_heads: int, scale: float, out_THD: Tensor) -> None:
     """The last T rows of a run over all rows up to their own, into ``out`` (contiguous)."""
     rows, heads, dim = q_THD.shape
+    query = _heads_together(q_THD)
     _library().dyvte_attend_causally(
-        q_THD.data_ptr(),
-        q_THD.stride(0),
+        query.data_ptr(),
+        query.stride(0),
         rows,
-        (ctypes.c_int64 * len(run))(*run),
+        _in_memory([run]),
         kv_heads,
         heads // kv_heads,
         dim,
@@ -194,15 +196,42 @@ def attend_causally(q_THD: Tensor, run: Run, kv_heads: int, scale: float, out_TH
     )
 
 
+def append_single(k_SGD: Tensor, v_SGD: Tensor, runs: Sequence[Run]) -> None:
+    """Write each sequence's newest key and value as the last row of its run."""
+    sequences, heads, dim = k_SGD.shape
+    keys, values = _heads_together(k_SGD), _heads_together(v_SGD)
+    _library().dyvte_append_single(
+        keys.data_ptr(),
+        keys.stride(0),
+        values.data_ptr(),
+        values.stride(0),
+        _in_memory(runs),
+        sequences,
+        heads,
+        dim,
+    )
+
+
+def _heads_together(x_THD: Tensor) -> Tensor:
+    """With the heads of a row one behind the other; a copy where they do not lie so."""
+    beside = x_THD.stride(2) == 1 and x_THD.stride(1) == x_THD.shape[2]
+    return x_THD if beside else x_THD.contiguous()
+
+
+def _in_memory(runs: Sequence[Run]) -> ctypes.Array[ctypes.c_int64]:
+    flat = [number for run in runs for number in run]
+    return (ctypes.c_int64 * len(flat))(*flat)
+
+
 def attend_single(q_SHD: Tensor, runs: Sequence[Run], kv_heads: int, scale: float) -> Tensor:
     """One query row of each sequence over all rows of its run: ``[S, H, D]``."""
     sequences, heads, dim = q_SHD.shape
     out = q_SHD.new_empty(sequences, heads, dim)
-    flat = [number for run in runs for number in run]
+    query = _heads_together(q_SHD)
     _library().dyvte_attend_single(
-        q_SHD.data_ptr(),
-        q_SHD.stride(0),
-        (ctypes.c_int64 * len(flat))(*flat),
+        query.data_ptr(),
+        query.stride(0),
+        _in_memory(runs),
         sequences,
         kv_heads,
         heads // kv_heads,

@@ -8,8 +8,8 @@ extern "C" {
 
 // Both [heads, rows, dim], a head's rows side by side; `head_stride` numbers from head to head.
 struct DyvteRun {
-  const float* keys;
-  const float* values;
+  float* keys;
+  float* values;
   int64_t head_stride;
   int64_t rows;
 };

@@ -96,6 +96,21 @@ void attend_head(const float* query, int64_t group, const float* keys, const flo
 
 extern "C" {
 
+// Put the newest key and value of each sequence, [sequences, heads, dim] with rows key_stride and
+// value_stride apart, at the end of its run, whose `rows` counts them already.
+void dyvte_append_single(const float* key, int64_t key_stride, const float* value,
+                         int64_t value_stride, const DyvteRun* runs, int64_t sequences,
+                         int64_t heads, int64_t dim) {
+  for (int64_t s = 0; s < sequences; s++) {
+    const DyvteRun& run = runs[s];
+    for (int64_t h = 0; h < heads; h++) {
+      const int64_t at = h * run.head_stride + (run.rows - 1) * dim;
+      std::memcpy(run.keys + at, key + s * key_stride + h * dim, dim * sizeof(float));
+      std::memcpy(run.values + at, value + s * value_stride + h * dim, dim * sizeof(float));
+    }
+  }
+}
+
 // query [sequences, kv_heads * group, dim], its rows query_stride apart; out alike, contiguous.
 // `group` is at most 64.
 void dyvte_attend_single(const float* query, int64_t query_stride, const DyvteRun* runs,

@@ -20,6 +20,7 @@ namespace {
 
 constexpr int64_t kKeys = 64;  // in a block
 constexpr int64_t kMaxDim = 512;
+constexpr int64_t kAlone = 1 << 17;  // multiplications that one thread does faster than two
 constexpr float kNever = -std::numeric_limits<float>::infinity();
 
 struct Scratch {
@@ -56,74 +57,86 @@ void multiply_all(int64_t rows, const float* x, int64_t row, int64_t step, int64
   }
 }
 
-// kTileCols rows of one head. `first` is the key that the first row sees last.
+// At most kTileCols rows of one head. The first sees keys up to `last`, each other one more than the
+// row before it.
 struct Rows {
   const float* query;
   int64_t query_stride;
   float* out;
   int64_t out_stride;
-  int64_t rows, first;
+  int64_t rows, last;
 };
 
 struct Softmax {
   Vec largest[2] = {all(kNever), all(kNever)};
   Vec total[2] = {Vec{}, Vec{}};
 
-  // Scores of keys from `key` on become weights; what was attended is scaled to match.
-  void take(float* scores, int64_t key, int64_t keys, int64_t first, float* attended,
-            int64_t dim) {
-    const bool masks = key + keys - 1 > first;
-    for (int side = 0; side < 2; side++) {
-      Ints last;
-      for (int lane = 0; lane < kLanes; lane++)
-        last[lane] = static_cast<int32_t>(first + side * kLanes + lane - key);
-      Vec most = largest[side];
-      for (int64_t i = 0; i < keys; i++) {
+  // Scores of keys from `key` on become weights; what was attended is scaled to match. `last` is
+  // the key that the first row sees last.
+  void take(float* scores, int64_t key, int64_t keys, int64_t last, float* attended, int64_t dim) {
+    if (key + keys - 1 > last) hide(scores, keys, last - key);
+    Vec most[2] = {largest[0], largest[1]};
+    for (int64_t i = 0; i < keys; i++)
+      for (int side = 0; side < 2; side++)
+        most[side] = larger(load(scores + i * kTileCols + side * kLanes), most[side]);
+    Vec added[2] = {Vec{}, Vec{}};
+    for (int64_t i = 0; i < keys; i++)
+      for (int side = 0; side < 2; side++) {
         float* at = scores + i * kTileCols + side * kLanes;
-        Vec value = load(at);
-        if (masks) {
-          value = static_cast<int32_t>(i) > last ? all(kNever) : value;
-          store(at, value);
-        }
-        most = larger(value, most);
-      }
-      const Vec shrink = exponential(largest[side] - most);
-      largest[side] = most;
-      Vec added = Vec{};
-      for (int64_t i = 0; i < keys; i++) {
-        float* at = scores + i * kTileCols + side * kLanes;
-        const Vec weight = exponential(load(at) - most);
+        const Vec weight = exponential(load(at) - most[side]);
         store(at, weight);
-        added += weight;
+        added[side] += weight;
       }
-      total[side] = total[side] * shrink + added;
-      if (key == 0) continue;
-      for (int64_t d = 0; d < dim; d++) {
-        float* at = attended + d * kTileCols + side * kLanes;
-        store(at, load(at) * shrink);
+    Vec shrink[2];
+    for (int side = 0; side < 2; side++) {
+      shrink[side] = exponential(largest[side] - most[side]);
+      total[side] = total[side] * shrink[side] + added[side];
+      largest[side] = most[side];
+    }
+    if (key > 0) scale(attended, dim, shrink);
+  }
+
+  // A row sees one key more than the row before it: what it may not see weighs nothing.
+  static void hide(float* scores, int64_t keys, int64_t last) {
+    for (int side = 0; side < 2; side++) {
+      Ints seen;
+      for (int lane = 0; lane < kLanes; lane++)
+        seen[lane] = static_cast<int32_t>(last + side * kLanes + lane);
+      for (int64_t i = 0; i < keys; i++) {
+        float* at = scores + i * kTileCols + side * kLanes;
+        store(at, static_cast<int32_t>(i) > seen ? all(kNever) : load(at));
       }
     }
+  }
+
+  static void scale(float* attended, int64_t dim, const Vec (&by)[2]) {
+    for (int64_t d = 0; d < dim; d++)
+      for (int side = 0; side < 2; side++) {
+        float* at = attended + d * kTileCols + side * kLanes;
+        store(at, load(at) * by[side]);
+      }
   }
 };
 
 void attend_rows(const Rows& r, const float* keys, const float* values, int64_t dim, float scale,
                  Scratch& s) {
-  for (int64_t d = 0; d < dim; d++)
-    for (int64_t i = 0; i < kTileCols; i++)
-      s.query[d * kTileCols + i] = i < r.rows ? r.query[i * r.query_stride + d] * scale : 0;
+  for (int64_t i = 0; i < kTileCols; i++) {
+    const float* query = r.query + std::min(i, r.rows - 1) * r.query_stride;
+    for (int64_t d = 0; d < dim; d++) s.query[d * kTileCols + i] = query[d] * scale;
+  }
   Softmax softmax;
-  const int64_t seen = r.first + r.rows;
+  const int64_t seen = r.last + r.rows;
   for (int64_t key = 0; key < seen; key += kKeys) {
     const int64_t count = std::min(kKeys, seen - key);
     multiply_all(count, keys + key * dim, dim, 1, dim, s.query, false, s.scores);
-    softmax.take(s.scores, key, count, r.first, s.attended, dim);
+    softmax.take(s.scores, key, count, r.last, s.attended, dim);
     multiply_all(dim, values + key * dim, 1, dim, count, s.scores, key > 0, s.attended);
   }
-  for (int64_t i = 0; i < r.rows; i++) {
-    const float total = softmax.total[i / kLanes][i % kLanes];
+  const Vec parts[2] = {1.0f / softmax.total[0], 1.0f / softmax.total[1]};
+  Softmax::scale(s.attended, dim, parts);
+  for (int64_t i = 0; i < r.rows; i++)
     for (int64_t d = 0; d < dim; d++)
-      r.out[i * r.out_stride + d] = s.attended[d * kTileCols + i] / total;
-  }
+      r.out[i * r.out_stride + d] = s.attended[d * kTileCols + i];
 }
 
 Scratch& scratch() {
@@ -138,24 +151,24 @@ extern "C" {
 
 // query [rows, kv_heads * group, dim], its rows query_stride apart, the last `rows` of the run's;
 // out alike, contiguous. `dim` is at most 512.
-void dyvte_attend_causally(const float* query, int64_t query_stride, int64_t rows, const DyvteRun* run,
-                   int64_t kv_heads, int64_t group, int64_t dim, float scale, float* out,
-                   int threads) {
+void dyvte_attend_causally(const float* query, int64_t query_stride, int64_t rows,
+                           const DyvteRun* run, int64_t kv_heads, int64_t group, int64_t dim,
+                           float scale, float* out, int threads) {
   using namespace dyvte;
   const int64_t heads = kv_heads * group, blocks = (rows + kTileCols - 1) / kTileCols;
-  if (rows * run->rows * heads * dim < (1 << 17)) threads = 1;
+  if (rows * run->rows * heads * dim < kAlone) threads = 1;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
   for (int64_t task = 0; task < heads * blocks; task++) {
-    // Heads first, since neighbours read the same keys; long blocks before short ones.
-    const int64_t block = blocks - 1 - task / heads, head = task % heads;
-    const int64_t from = block * kTileCols, run_at = head / group * run->head_stride;
+    // The blocks of a head one after the other, since they read the same keys; long ones first.
+    const int64_t head = task / blocks, from = (blocks - 1 - task % blocks) * kTileCols;
+    const int64_t run_at = head / group * run->head_stride;
     Rows r;
     r.query = query + from * query_stride + head * dim;
     r.query_stride = query_stride;
     r.out = out + (from * heads + head) * dim;
     r.out_stride = heads * dim;
     r.rows = std::min<int64_t>(kTileCols, rows - from);
-    r.first = run->rows - rows + from;
+    r.last = run->rows - rows + from;
     attend_rows(r, run->keys + run_at, run->values + run_at, dim, scale, scratch());
   }
 }
