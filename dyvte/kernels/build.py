@@ -61,7 +61,6 @@ def instruction_set() -> str | None:
 def compile_into(path: Path, level: str) -> None:
     """Compile the sources for ``level``, ``-march``'s word. Raises OSError, SubprocessError."""
     compiler = find_compiler()
-    path.parent.mkdir(exist_ok=True)
     sources = [str(each) for each in _sources() if each.suffix == ".cpp"]
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # another process may do the same
         made = Path(folder) / path.name
@@ -155,6 +154,7 @@ def main() -> None:
     unknown = [level for level in levels if level not in LEVELS]
     if unknown:
         parser.error(f"{unknown[0]!r} is none of {', '.join(LEVELS)}")
+    (HERE / "lib").mkdir(exist_ok=True)
     if not levels and platform.machine() not in ("x86_64", "AMD64"):
         log.warning("no levels are known for %s: nothing is compiled", platform.machine())
         return

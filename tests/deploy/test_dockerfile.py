@@ -10,6 +10,7 @@ import pytest
 import dyvte
 from server.settings import Settings
 from tests.deploy.programs import ROOT, linter, run
+from tests.test_architecture import imports_of
 
 DOCKERFILE = ROOT / "deploy" / "docker" / "Dockerfile"
 TEXT = DOCKERFILE.read_text("utf-8")
@@ -27,11 +28,30 @@ def of_final(instruction: str) -> list[str]:
     return [line.partition(" ")[2].strip() for line in FINAL if line.startswith(instruction + " ")]
 
 
-def test_the_base_image_is_pinned_to_a_full_version() -> None:
+def test_the_base_images_are_pinned_to_the_same_full_version() -> None:
     (base,) = re.findall(r"(?m)^ARG PYTHON_IMAGE=(\S+)$", TEXT)
     assert re.fullmatch(r"docker\.io/library/python:3\.\d+\.\d+-slim-\w+", base)
+    (compiler,) = re.findall(r"(?m)^ARG COMPILER_IMAGE=(\S+)$", TEXT)
+    assert compiler == base.replace("-slim", ""), (
+        "kernels must find the C library they were made for"
+    )
     outside = {line.split()[1] for line in INSTRUCTIONS if line.startswith("FROM")}
-    assert outside == {"${PYTHON_IMAGE}", "dependencies"}
+    assert outside == {"${PYTHON_IMAGE}", "${COMPILER_IMAGE}", "dependencies"}
+    assert FINAL[0] == "FROM ${PYTHON_IMAGE}"
+
+
+def test_kernels_are_compiled_for_the_image_and_go_into_its_package() -> None:
+    """The command of the stage, on the files that the stage has, and where it leaves them."""
+    stage = [line.strip() for line in TEXT.split(" AS kernels\n")[1].split("\n\n")[0].splitlines()]
+    assert stage[-1] == "RUN python3 -m dyvte.kernels.build"
+    copied = {line.split()[1] for line in stage if line.startswith("COPY")}
+    needed = {f"dyvte.{path.removesuffix('.py').split('/')[1]}" for path in copied}
+    assert {name for name in imports_of("dyvte.kernels.build") if name.startswith("dyvte.")} <= {
+        *needed,
+        "dyvte.kernels.trust",
+    }
+    assert "COPY --from=kernels /build/dyvte/kernels/lib dyvte/kernels/lib" in TEXT
+    assert "dyvte/kernels/lib" in (ROOT / ".dockerignore").read_text("utf-8").split("\n")
 
 
 def test_the_image_runs_as_a_fixed_user_that_owns_its_cache() -> None:
@@ -69,7 +89,7 @@ def test_what_is_copied_is_let_into_the_build_and_little_else() -> None:
         word
         for line in INSTRUCTIONS
         if line.startswith("COPY") and "--from" not in line
-        for word in line.split()[1:-1]
+        for word in (path.partition("/")[0] for path in line.split()[1:-1])
     }
     assert copied == let_in
 

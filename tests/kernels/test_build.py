@@ -10,6 +10,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -343,6 +344,14 @@ def test_what_the_package_brings_needs_no_compiler_and_a_damaged_one_is_passed_o
     assert place(again()) == build._in_package("x86-64-v4")
     build._in_package("x86-64-v4").write_bytes(b"half")
     assert place(again()) == build._in_package("x86-64-v3")
+
+
+def test_the_package_ships_the_sources_and_what_was_compiled_of_them() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    patterns = project["tool"]["setuptools"]["package-data"]["dyvte.kernels"]
+    shipped = {path for pattern in patterns for path in build.HERE.glob(pattern)}
+    assert set(build._sources()) <= shipped
+    assert any(Path("lib/x86-64-v3.so").match(pattern) for pattern in patterns)
 
 
 def test_other_sources_flags_or_processors_get_another_name(

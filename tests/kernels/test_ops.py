@@ -258,6 +258,27 @@ def test_single_rows_attend_as_in_double_precision(heads: tuple[int, int], dim: 
         )
 
 
+def test_queries_that_lie_crosswise_attend_to_the_same_bits() -> None:
+    runs, crosswise = Runs([65, 30], 2, 24), drawn(4, 2, 24).transpose(0, 1)
+    straight = crosswise.contiguous()
+    found = ops.attend_single(crosswise, runs.given, 2, 0.2)
+    assert same_bits(found, ops.attend_single(straight, runs.given, 2, 0.2))
+    outs = torch.empty(2, 2, 4, 24)
+    ops.attend_causally(crosswise, runs.given[0], 2, 0.2, outs[0])
+    ops.attend_causally(straight, runs.given[0], 2, 0.2, outs[1])
+    assert same_bits(outs[0], outs[1])
+
+
+def test_the_newest_keys_and_values_become_the_last_rows_and_nothing_else_changes() -> None:
+    runs, joined = Runs([1, 65, 7], 2, 10), drawn(3, 6, 10)
+    expected = [each.clone() for each in runs.held]
+    keys, values = joined[:, 2:4], joined[:, 4:].transpose(1, 2).contiguous().transpose(1, 2)
+    ops.append_single(keys, values, runs.given)
+    for index, (each, length) in enumerate(zip(expected, runs.lengths, strict=True)):
+        each[0, :, length - 1], each[1, :, length - 1] = keys[index], values[index]
+        assert same_bits(runs.held[index], each)
+
+
 @settings(max_examples=20)
 @given(chosen=st.lists(st.integers(0, len(LENGTHS) - 1), min_size=1, max_size=9))
 def test_a_single_row_attends_to_the_same_bits_beside_any_others(chosen: list[int]) -> None:
