@@ -16,7 +16,37 @@ namespace dyvte {
 namespace {
 
 constexpr int64_t kKeys = 64;     // keys whose scores are held at a time
+constexpr int64_t kAhead = 512;  // numbers that are asked for beforehand
 constexpr int64_t kAlone = 1 << 15;
+
+// The products of one row with a vector's width of others, before their lanes are summed.
+inline void multiply(const float* query, const float* keys, int64_t dim, Vec (&sums)[kLanes]) {
+  for (int key = 0; key < kLanes; key++) {
+    const float* at = keys + key * dim;
+    Vec total = Vec{};
+    for (int64_t i = 0; i < dim; i += kLanes) {
+      __builtin_prefetch(at + kAhead + i);
+      total += load(query + i) * load(at + i);
+    }
+    sums[key] = total;
+  }
+}
+
+// Lane i of the result is the sum of the lanes of sums[i]: halves are folded until one is left.
+inline Vec sum_lanes(Vec (&sums)[kLanes]) {
+  Ints lanes;
+  for (int lane = 0; lane < kLanes; lane++) lanes[lane] = lane;
+  for (int step = 1; step < kLanes; step *= 2) {
+    // Of each pair of lanes `step` apart the even one comes from a, the odd one from b.
+    const Ints odd = (lanes & step) != 0, one = lanes & ~step, other = lanes | step;
+    const Ints left = odd ? one + kLanes : one, right = odd ? other + kLanes : other;
+#pragma GCC unroll 8
+    for (int i = 0; i < kLanes; i += 2 * step)
+      sums[i] = __builtin_shuffle(sums[i], sums[i + step], left) +
+                __builtin_shuffle(sums[i], sums[i + step], right);
+  }
+  return sums[0];
+}
 
 inline float dot(const float* a, const float* b, int64_t dim) {
   Vec sums = Vec{};
@@ -27,6 +57,18 @@ inline float dot(const float* a, const float* b, int64_t dim) {
   return total;
 }
 
+inline void score(const float* query, const float* keys, int64_t dim, float scale, int64_t count,
+                  float* scores) {
+  int64_t key = 0;
+  if (dim % kLanes == 0)
+    for (; key + kLanes <= count; key += kLanes) {
+      Vec sums[kLanes];
+      multiply(query, keys + key * dim, dim, sums);
+      store(scores + key, sum_lanes(sums) * scale);
+    }
+  for (; key < count; key++) scores[key] = dot(query, keys + key * dim, dim) * scale;
+}
+
 // V vectors of every value row, weighted and added to `to`.
 template <int V>
 inline void add_weighted(const float* values, int64_t dim, const float* weights, int64_t keys,
@@ -35,6 +77,7 @@ inline void add_weighted(const float* values, int64_t dim, const float* weights,
   for (int v = 0; v < V; v++) sums[v] = load(to + v * kLanes);
   for (int64_t key = 0; key < keys; key++) {
     const Vec weight = all(weights[key]);
+    for (int v = 0; v < V; v++) __builtin_prefetch(values + key * dim + kAhead + v * kLanes);
     for (int v = 0; v < V; v++) sums[v] += weight * load(values + key * dim + v * kLanes);
   }
   for (int v = 0; v < V; v++) store(to + v * kLanes, sums[v]);
@@ -81,8 +124,7 @@ void attend_head(const float* query, int64_t group, const float* keys, const flo
   for (int64_t from = 0; from < rows; from += kKeys) {
     const int64_t count = std::min(kKeys, rows - from);
     for (int64_t g = 0; g < group; g++) {
-      for (int64_t key = 0; key < count; key++)
-        scores[key] = dot(query + g * dim, keys + (from + key) * dim, dim) * scale;
+      score(query + g * dim, keys + from * dim, dim, scale, count, scores);
       softmax[g].take(scores, count, out + g * dim, dim);
       add_rows(values + from * dim, dim, scores, count, out + g * dim);
     }
