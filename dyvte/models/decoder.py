@@ -114,9 +114,19 @@ class DecoderAdapter(ModelAdapter):
                 if child is head:
                     setattr(parent, name, self._lm_head)
 
-    def fuse(self, make: Callable[[Any], RunLayer | None]) -> None:
-        """Run each layer through what ``make`` makes of it (None: as it is). Mutates the model."""
+    def fuse(
+        self,
+        make: Callable[[Any], RunLayer | None],
+        in_head: Callable[[nn.Linear], nn.Module],
+    ) -> None:
+        """Run each layer through what ``make`` makes of it (None: as it is). Mutates the model.
+
+        A head that shares the embedding's weights is read in every step, so it gets what
+        ``in_head`` makes of it, a copy; the embedding keeps its own.
+        """
         self._fused = [make(layer) for layer in self._layers]
+        if type(self._lm_head) is nn.Linear:
+            self._lm_head = in_head(self._lm_head)
 
     def decoder_bytes(self) -> int:
         """Bytes of the layers, the last norm and the head: what a decode step reads."""
@@ -127,8 +137,9 @@ class DecoderAdapter(ModelAdapter):
         )
 
     def parameter_bytes(self) -> int:
-        """Bytes of all weights as loaded."""
-        return sum(p.numel() * p.element_size() for p in self.model.parameters())
+        """Bytes of all weights as loaded, and of a head that was copied."""
+        held = {id(p): p for p in (*self.model.parameters(), *self._lm_head.parameters())}
+        return sum(p.numel() * p.element_size() for p in held.values())
 
 
 class NativeAdapter(DecoderAdapter):

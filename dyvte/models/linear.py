@@ -151,7 +151,7 @@ def prepare(adapter: ModelAdapter, weights: str = "auto") -> None:
     if form is not None:
         adapter.replace_linears(form, exact)
     if form is PanelLinear:
-        adapter.fuse(fused.layer)
+        adapter.fuse(fused.layer, PanelLinear)
 
 
 def _fastest(adapter: DecoderAdapter) -> Form | None:

@@ -248,6 +248,19 @@ def test_panels_keep_parts_origin_names_and_a_float32_checkpoint_s_bytes(
     assert (model.parameter_bytes() == size) == (dtype == torch.float32)
 
 
+@pytest.mark.skipif(not ops.available(), reason="needs a C++ compiler")
+def test_a_head_that_shares_the_embedding_is_copied_into_panels(tiny_folder: Path) -> None:
+    model = adapter(tiny_folder, torch.float32)
+    embedding = model.model.model.language_model.embed_tokens
+    model.model.lm_head.weight = embedding.weight
+    before, expected = model.parameter_bytes(), logits(model, 9)
+    prepare(model)
+    assert model.model.lm_head.weight is embedding.weight
+    copied = model.parameter_bytes() - before
+    assert copied >= embedding.weight.numel() * 4
+    torch.testing.assert_close(logits(model, 9), expected, atol=3e-5, rtol=1e-5)
+
+
 @needs_int8
 def test_int8_leaves_head_and_tower_as_they_were(tiny_folder: Path) -> None:
     model = adapter(tiny_folder, torch.float32)
