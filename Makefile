@@ -190,5 +190,5 @@ $(RUN)/evaluation/results.json: $(RUN)/gates/calibrated $(RUN)/data/test.jsonl
 	  --out $(RUN)/evaluation --dtype float32 --policies $(DEMO_EXITS)
 
 clean: ## remove .venv, caches and build outputs
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info dyvte/kernels/lib .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
