@@ -204,10 +204,11 @@ def _one_row(query: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tenso
 
 
 class RunAttention:
-    """float32 on a CPU over the runs of a ``RunCache``, through kernels of ours.
+    """A CPU's, over the runs of a ``RunCache``, through kernels of ours.
 
-    A decode step reads each key and value once, for all sequences side by side. A row's result
-    has the same bits however its prompt was cut, and alone or in any batch.
+    A decode step reads each key and value once, for all sequences side by side; prefills in
+    bfloat16 are SDPA's. In float32 a row's result has the same bits alone and in any batch, and
+    however its prompt was cut into pieces of several rows.
     """
 
     name = "run"
@@ -223,14 +224,13 @@ class RunAttention:
         scale: float,
     ) -> Tensor:
         """Segments of one row together, those of several one after the other."""
-        heads, dim = q_THD.shape[1:]
-        if not isinstance(cache, RunCache) or not ops.attends(heads, cache.heads, dim):
+        if not isinstance(cache, RunCache):
             return SdpaAttention()(q_THD, k_TKD, v_TKD, layer, batch, cache, scale)
         runs = [cache.run(each.seq, layer) for each in batch.segments]
         single = [i for i, each in enumerate(batch.segments) if each.rows == 1]
         if len(single) == len(runs):
             return ops.attend_single(q_THD, runs, cache.heads, scale)
-        out = torch.empty(q_THD.shape)
+        out = q_THD.new_empty(q_THD.shape).contiguous()
         if single:
             places = torch.tensor([batch.starts[i] for i in single])
             own = [runs[i] for i in single]
@@ -238,7 +238,11 @@ class RunAttention:
         for segment, start, run in zip(batch.segments, batch.starts, runs, strict=True):
             if segment.rows > 1:
                 rows = slice(start, start + segment.rows)
-                ops.attend_causally(q_THD[rows], run, cache.heads, scale, out[rows])
+                if ops.attends_causally(q_THD):
+                    ops.attend_causally(q_THD[rows], run, cache.heads, scale, out[rows])
+                else:
+                    keys, values = cache.rows(segment.seq, layer)
+                    out[rows] = _sdpa(q_THD[rows].transpose(0, 1), keys, values, segment, scale)
         return out
 
 
@@ -249,8 +253,8 @@ def causal_mask(rows: int, keys: int, device: torch.device) -> Tensor:
 
 
 def choose_backend(device: torch.device, dtype: torch.dtype) -> AttentionBackend:
-    """The fastest backend that is right here: flash kernels need CUDA and 16 bit, ours float32."""
-    if device.type == "cpu" and dtype == torch.float32 and ops.available():
+    """The fastest backend that is right here: flash kernels need CUDA and 16 bit, ours a CPU."""
+    if device.type == "cpu" and ops.computes(dtype):
         return RunAttention()
     attend = varlen.kernel()
     if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16) or attend is None:

@@ -163,7 +163,7 @@ class RunCache(KVCache):
             rows = self._lengths.setdefault(segment.seq, [0] * self.ledger.num_layers)
             rows[layer] += 1
             self._room(segment.seq, layer, rows[layer] - 1, rows[layer], k_THD.device)
-        if self.dtype == torch.float32 and k_THD.device.type == "cpu" and ops.available():
+        if k_THD.device.type == "cpu" and ops.computes(self.dtype):
             runs = [self.run(segment.seq, layer) for segment in batch.segments]
             ops.append_single(k_THD, v_THD, runs)
             return

@@ -148,12 +148,13 @@ def test_a_mask_of_fewer_rows_than_keys_is_aligned_at_the_end() -> None:
     ]
 
 
-def test_the_cpu_gets_its_own_kernel_for_float32_and_sdpa_else(
+def test_the_cpu_gets_its_own_kernels_where_they_compute_the_type_and_sdpa_else(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(ops, "available", lambda: True)
     assert choose_backend(torch.device("cpu"), torch.float32).name == "run"
-    assert choose_backend(torch.device("cpu"), torch.bfloat16).name == "sdpa"
+    assert choose_backend(torch.device("cpu"), torch.bfloat16).name == "run"
+    assert choose_backend(torch.device("cpu"), torch.float16).name == "sdpa"
     monkeypatch.setattr(ops, "available", lambda: False)
     assert choose_backend(torch.device("cpu"), torch.float32).name == "sdpa"
 

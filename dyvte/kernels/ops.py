@@ -1,4 +1,8 @@
-"""The kernels, called with tensors: float32 on a CPU, results in new tensors unless said.
+"""The kernels, called with tensors: on a CPU, results in new tensors unless said.
+
+Products over panels and causal attention are for float32; what is read once, norms, angles, gated
+units and the attention of single rows, also for bfloat16, which is computed in float32 and rounded
+once.
 
 Weights lie in panels: ``[ceil(N / P), K, P]``, where P outputs lie side by side for each input.
 They are held in the smallest type that loses nothing: a checkpoint in 16 bit stays 16 bit, and its
@@ -21,8 +25,7 @@ from torch import Tensor
 from dyvte.kernels import build
 
 FORMS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-MAX_GROUP = 64  # query heads that may share keys and values
-MAX_DIM = 512  # of a head
+MAX_DIM = 512  # of a head in causal attention
 Run = tuple[int, int, int, int]
 """Keys' and values' addresses, numbers from head to head, rows."""
 
@@ -30,12 +33,12 @@ _i64, _int, _float, _at = ctypes.c_int64, ctypes.c_int, ctypes.c_float, ctypes.c
 _SIGNATURES = {
     "dyvte_panel": [],
     "dyvte_linear": [_at, _i64, _i64, _i64, _at, _int, _i64, _at, _at, _at, _i64, _int],
-    "dyvte_rms_norm": [_at, _i64, _i64, _i64, _at, _float, _at, _i64, _int],
-    "dyvte_turn_heads": [_at, _i64, _i64, _i64, _i64, _at, _float, _at, _at, _int],
-    "dyvte_silu_mul": [_at, _i64, _i64, _i64, _at, _int],
+    "dyvte_rms_norm": [_int, _at, _i64, _i64, _i64, _at, _float, _at, _int],
+    "dyvte_turn_heads": [_int, _at, _i64, _i64, _i64, _i64, _at, _float, _at, _at, _int],
+    "dyvte_silu_mul": [_int, _at, _i64, _at, _i64, _i64, _i64, _at, _int],
     "dyvte_attend_causally": [_at, _i64, _i64, _at, _i64, _i64, _i64, _float, _at, _int],
-    "dyvte_append_single": [_at, _i64, _at, _i64, _at, _i64, _i64, _i64],
-    "dyvte_attend_single": [_at, _i64, _at, _i64, _i64, _i64, _i64, _float, _at, _int],
+    "dyvte_append_single": [_i64, _at, _i64, _at, _i64, _at, _i64, _i64, _i64],
+    "dyvte_attend_single": [_int, _at, _i64, _at, _i64, _i64, _i64, _i64, _float, _at, _int],
 }
 
 
@@ -64,6 +67,11 @@ def _library() -> ctypes.CDLL:
 def available() -> bool:
     """True if there are kernels for this processor; the first call may compile them."""
     return build.library() is not None
+
+
+def computes(dtype: torch.dtype) -> bool:
+    """True if there are kernels for rows of this type."""
+    return dtype in (torch.float32, torch.bfloat16) and available()
 
 
 @cache
@@ -107,7 +115,8 @@ def linear(
     x_TK: Tensor, panels: Panels, bias: Tensor | None = None, residual: Tensor | None = None
 ) -> Tensor:
     """``[T, K] → [T, N]``; ``residual [T, N]`` is added to it."""
-    x = x_TK if x_TK.stride(-1) == 1 else x_TK.contiguous()
+    x = _numbers_together(x_TK)
+    added = None if residual is None else residual.contiguous()
     out = x.new_empty(x.shape[0], panels.outputs)
     _library().dyvte_linear(
         x.data_ptr(),
@@ -118,7 +127,7 @@ def linear(
         FORMS[panels.dtype],
         panels.outputs,
         None if bias is None else bias.data_ptr(),
-        None if residual is None else residual.data_ptr(),
+        None if added is None else added.data_ptr(),
         out.data_ptr(),
         panels.outputs,
         torch.get_num_threads(),
@@ -128,17 +137,17 @@ def linear(
 
 def rms_norm(x_TK: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Rows divided by their root mean square, times ``weight [K]``."""
-    rows, width = x_TK.shape
-    out = x_TK.new_empty(rows, width)
+    x, (rows, width) = _numbers_together(x_TK), x_TK.shape
+    out = x.new_empty(rows, width)
     _library().dyvte_rms_norm(
-        x_TK.data_ptr(),
+        FORMS[x.dtype],
+        x.data_ptr(),
         rows,
-        x_TK.stride(0),
+        x.stride(0),
         width,
         weight.data_ptr(),
         eps,
         out.data_ptr(),
-        width,
         torch.get_num_threads(),
     )
     return out
@@ -150,6 +159,7 @@ def turn_heads(
     """Rotary embedding, in place, after a norm of each head where ``norm [D]`` is given."""
     rows, heads, dim = x_THD.shape
     _library().dyvte_turn_heads(
+        FORMS[x_THD.dtype],
         x_THD.data_ptr(),
         rows,
         x_THD.stride(0),
@@ -163,19 +173,28 @@ def turn_heads(
     )
 
 
-def silu_mul(x_TN: Tensor) -> Tensor:
-    """Of gate and up ``[T, 2 N]`` side by side: ``silu(gate) * up``, ``[T, N]``."""
-    rows, width = x_TN.shape[0], x_TN.shape[1] // 2
-    out = x_TN.new_empty(rows, width)
+def silu_mul(gate_TN: Tensor, up_TN: Tensor) -> Tensor:
+    """``silu(gate) * up``: ``[T, N]``."""
+    gate, up = _numbers_together(gate_TN), _numbers_together(up_TN)
+    rows, width = gate.shape
+    out = gate.new_empty(rows, width)
     _library().dyvte_silu_mul(
-        x_TN.data_ptr(), rows, x_TN.stride(0), width, out.data_ptr(), torch.get_num_threads()
+        FORMS[gate.dtype],
+        gate.data_ptr(),
+        gate.stride(0),
+        up.data_ptr(),
+        up.stride(0),
+        rows,
+        width,
+        out.data_ptr(),
+        torch.get_num_threads(),
     )
     return out
 
 
-def attends(heads: int, kv_heads: int, dim: int) -> bool:
-    """True if heads of this shape can be attended here."""
-    return heads <= MAX_GROUP * kv_heads and dim <= MAX_DIM
+def attends_causally(query: Tensor) -> bool:
+    """True if several rows ``[T, H, D]`` can be attended here."""
+    return query.dtype == torch.float32 and query.shape[2] <= MAX_DIM
 
 
 def attend_causally(q_THD: Tensor, run: Run, kv_heads: int, scale: float, out_THD: Tensor) -> None:
@@ -201,6 +220,7 @@ def append_single(k_SGD: Tensor, v_SGD: Tensor, runs: Sequence[Run]) -> None:
     sequences, heads, dim = k_SGD.shape
     keys, values = _heads_together(k_SGD), _heads_together(v_SGD)
     _library().dyvte_append_single(
+        keys.itemsize,
         keys.data_ptr(),
         keys.stride(0),
         values.data_ptr(),
@@ -210,6 +230,10 @@ def append_single(k_SGD: Tensor, v_SGD: Tensor, runs: Sequence[Run]) -> None:
         heads,
         dim,
     )
+
+
+def _numbers_together(x_TK: Tensor) -> Tensor:
+    return x_TK if x_TK.stride(1) == 1 else x_TK.contiguous()
 
 
 def _heads_together(x_THD: Tensor) -> Tensor:
@@ -229,6 +253,7 @@ def attend_single(q_SHD: Tensor, runs: Sequence[Run], kv_heads: int, scale: floa
     out = q_SHD.new_empty(sequences, heads, dim)
     query = _heads_together(q_SHD)
     _library().dyvte_attend_single(
+        FORMS[query.dtype],
         query.data_ptr(),
         query.stride(0),
         _in_memory(runs),

@@ -1,8 +1,9 @@
 """A decoder layer of ``transformers`` as a few calls of our CPU kernels, over its own weights.
 
-Queries, keys and values come from one product, and so do gate and up; norms, rotary embeddings and
-gated units are single passes, and what is added to a row is added where the product ends. The layer
-itself stays in the model and is the oracle in the tests.
+Norms, rotary embeddings and gated units are single passes. Where weights lie in panels, queries,
+keys and values come from one product, and so do gate and up, and what is added to a row is added
+where the product ends; other forms multiply as they do. The layer itself stays in the model and is
+the oracle in the tests.
 
 Shapes: T rows, d hidden size, H query heads, G key/value heads, D head_dim.
 """
@@ -42,31 +43,40 @@ class Norm:
         return ops.rms_norm(x_Td, self.weight, self.eps)
 
 
-@dataclass(frozen=True, slots=True)
 class Joined:
-    """Linear layers of the same rows, as one product where their panels can lie side by side."""
+    """Linear layers of the same rows, as one product where their panels can lie side by side.
 
-    parts: tuple[tuple[Panels, Tensor | None], ...]
+    That lays the weights side by side and lets the layers look into them: mutates the layers.
+    """
 
-    @classmethod
-    def of(cls, *linears: Any) -> Joined:
-        """Lays the weights side by side and lets the layers look into them. Mutates the layers."""
-        panels = [each.panels for each in linears]
+    def __init__(self, *linears: Any) -> None:
+        self.linears = linears
+        self.panels: Panels | None = None
+        held = [getattr(each, "panels", None) for each in linears]
+        panels = [each for each in held if each is not None]
         alike = len({(each.dtype, each.inputs) for each in panels}) == 1
-        if not alike or any(each.outputs % ops.panel() for each in panels):
-            return cls(tuple((each.panels, each.bias) for each in linears))
-        outputs = [each.outputs for each in panels]
-        data = torch.cat([each.data for each in panels])
-        views = data.split([count // ops.panel() for count in outputs])
-        for linear, view in zip(linears, views, strict=True):
-            linear.hold(Panels(view, panels[0].dtype, panels[0].inputs, linear.out_features))
-        whole = Panels(data, panels[0].dtype, panels[0].inputs, sum(outputs))
-        return cls(((whole, _biases(linears)),))
+        if len(panels) < len(linears) or not alike:
+            return
+        if any(each.outputs % ops.panel() for each in panels):
+            return
+        self.sizes = [each.outputs for each in panels]
+        self.bias = _biases(linears)
+        data, dtype, inputs = torch.cat([each.data for each in panels]), *_kind(panels[0])
+        views = data.split([size // ops.panel() for size in self.sizes])
+        for linear, view, size in zip(linears, views, self.sizes, strict=True):
+            linear.hold(Panels(view, dtype, inputs, size))
+        self.panels = Panels(data, dtype, inputs, sum(self.sizes))
 
-    def __call__(self, x_Td: Tensor) -> Tensor:
-        """The layers' results side by side."""
-        outs = [ops.linear(x_Td, panels, bias) for panels, bias in self.parts]
-        return outs[0] if len(outs) == 1 else torch.cat(outs, dim=1)
+    def __call__(self, x_Td: Tensor) -> tuple[Tensor, ...]:
+        """Each layer's result, ``[T, its outputs]``, its rows maybe apart."""
+        if self.panels is None:
+            return tuple(linear(x_Td) for linear in self.linears)
+        out: tuple[Tensor, ...] = ops.linear(x_Td, self.panels, self.bias).split(self.sizes, dim=1)
+        return out
+
+
+def _kind(panels: Panels) -> tuple[torch.dtype, int]:
+    return panels.dtype, panels.inputs
 
 
 def _biases(linears: tuple[Any, ...]) -> Tensor | None:
@@ -76,6 +86,14 @@ def _biases(linears: tuple[Any, ...]) -> Tensor | None:
     return torch.cat(given)
 
 
+def _added(linear: Any, x_Td: Tensor, residual: Tensor) -> Tensor:
+    """``residual + linear(x)``."""
+    if hasattr(linear, "panels"):
+        return ops.linear(x_Td, linear.panels, linear.bias, residual)
+    out: Tensor = residual + linear(x_Td)
+    return out
+
+
 class FusedLayer:
     """``(hidden [T, d], rotary, context) -> [T, d]``: see the module."""
 
@@ -83,12 +101,10 @@ class FusedLayer:
         attention, mlp = layer.self_attn, layer.mlp
         self.before_attention = Norm.of(layer.input_layernorm)
         self.before_mlp = Norm.of(layer.post_attention_layernorm)
-        self.query_key_value = Joined.of(attention.q_proj, attention.k_proj, attention.v_proj)
-        self.gate_up = Joined.of(mlp.gate_proj, mlp.up_proj)
+        self.query_key_value = Joined(attention.q_proj, attention.k_proj, attention.v_proj)
+        self.gate_up = Joined(mlp.gate_proj, mlp.up_proj)
         self.attended, self.down = attention.o_proj, mlp.down_proj
         self.scale, self.head_dim = float(attention.scaling), int(attention.head_dim)
-        self.heads = attention.q_proj.out_features // self.head_dim
-        self.kv_heads = attention.k_proj.out_features // self.head_dim
         norms = (getattr(attention, name, None) for name in ("q_norm", "k_norm"))
         self.of_queries, self.of_keys = (Norm.of(each) if each else None for each in norms)
 
@@ -97,16 +113,17 @@ class FusedLayer:
     ) -> Tensor:
         """Attention, then the gated MLP; each adds to the rows. Neither argument changes."""
         out = self._attend(hidden_Td, rotary, context)
-        units = ops.silu_mul(self.gate_up(self.before_mlp(out)))
-        return ops.linear(units, self.down.panels, self.down.bias, out)
+        gate, up = self.gate_up(self.before_mlp(out))
+        return _added(self.down, ops.silu_mul(gate, up), out)
 
     def _attend(
         self, hidden_Td: Tensor, rotary: tuple[Tensor, Tensor], context: LayerContext
     ) -> Tensor:
         rows = len(hidden_Td)
-        joined = self.query_key_value(self.before_attention(hidden_Td))
-        heads = joined.view(rows, -1, self.head_dim)
-        query, key, value = heads.split([self.heads, self.kv_heads, self.kv_heads], dim=1)
+        normed = self.before_attention(hidden_Td)
+        query, key, value = (
+            each.unflatten(1, (-1, self.head_dim)) for each in self.query_key_value(normed)
+        )
         cos, sin = (each[0].contiguous() for each in rotary)
         for rows_THD, norm in ((query, self.of_queries), (key, self.of_keys)):
             if norm is None:
@@ -114,18 +131,16 @@ class FusedLayer:
             else:
                 ops.turn_heads(rows_THD, cos, sin, norm.weight, norm.eps)
         attended = context.attend(query, key, value, self.scale).reshape(rows, -1)
-        return ops.linear(attended, self.attended.panels, self.attended.bias, hidden_Td)
+        return _added(self.attended, attended, hidden_Td)
 
 
-def layer(module: Any) -> FusedLayer | None:
-    """What is fused of a decoder layer; None: not known, or not all of it lies in panels.
+def layer(module: Any, dtype: torch.dtype) -> FusedLayer | None:
+    """What is fused of a decoder layer for rows of a type, whatever form its linear layers have.
 
-    Weights that a library has rounded stay in its own modules.
+    None: a layer that is not known, or norms of another type.
     """
     unit = type(module.mlp.act_fn).__name__
     if type(module).__name__ not in KNOWN or unit not in ("SiLU", "SiLUActivation"):
         return None
-    linears = [each for each in module.modules() if hasattr(each, "in_features")]
-    if not all(hasattr(each, "panels") for each in linears):
-        return None
-    return FusedLayer(module)
+    norms = (each for name, each in module.named_parameters() if "norm" in name)
+    return FusedLayer(module) if all(each.dtype == dtype for each in norms) else None

@@ -11,6 +11,7 @@ Shapes: T rows, K in_features, N out_features.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -150,8 +151,9 @@ def prepare(adapter: ModelAdapter, weights: str = "auto") -> None:
     form = Int8Linear if weights == "int8" else exact
     if form is not None:
         adapter.replace_linears(form, exact)
-    if form is PanelLinear:
-        adapter.fuse(fused.layer, PanelLinear)
+    if weights != "plain" and adapter.device.type == "cpu" and ops.computes(adapter.dtype):
+        in_head = PanelLinear if exact is PanelLinear else _as_it_is
+        adapter.fuse(partial(fused.layer, dtype=adapter.dtype), in_head)
 
 
 def _fastest(adapter: DecoderAdapter) -> Form | None:
@@ -172,6 +174,10 @@ def _fastest(adapter: DecoderAdapter) -> Form | None:
 def by_size(linear: nn.Linear) -> nn.Module:
     """``RowsLinear`` where its kernels differ enough to matter."""
     return RowsLinear(linear) if linear.weight.numel() >= SMALLEST else linear
+
+
+def _as_it_is(linear: nn.Linear) -> nn.Module:
+    return linear
 
 
 def _check_int8(adapter: DecoderAdapter) -> None:

@@ -169,7 +169,9 @@ void dyvte_attend_causally(const float* query, int64_t query_stride, int64_t row
     r.out_stride = heads * dim;
     r.rows = std::min<int64_t>(kTileCols, rows - from);
     r.last = run->rows - rows + from;
-    attend_rows(r, run->keys + run_at, run->values + run_at, dim, scale, scratch());
+    const float *keys = static_cast<const float*>(run->keys) + run_at;
+    const float *values = static_cast<const float*>(run->values) + run_at;
+    attend_rows(r, keys, values, dim, scale, scratch());
   }
 }
 }

@@ -1,4 +1,6 @@
 // What a decoder layer does to rows between its products: norms, rotary embeddings, gated units.
+//
+// Rows are float32 or bfloat16, computed in float32 and rounded once.
 
 #include <cmath>
 
@@ -12,7 +14,8 @@ constexpr int64_t kAlone = 1 << 14;  // numbers that one thread turns faster tha
 // Below -89 e^-x counts as infinite: 0 comes out as it should, and of -infinity no number.
 inline Vec silu(Vec x) { return x / (1.0f + exponential(-larger(x, all(-89.0f)))); }
 
-inline float rms_scale(const float* x, int64_t width, float eps) {
+template <class T>
+inline float rms_scale(const T* x, int64_t width, float eps) {
   Vec squares = Vec{};
   int64_t i = 0;
   for (; i + kLanes <= width; i += kLanes) {
@@ -20,74 +23,119 @@ inline float rms_scale(const float* x, int64_t width, float eps) {
     squares += v * v;
   }
   float total = sum(squares);
-  for (; i < width; i++) total += x[i] * x[i];
+  for (; i < width; i++) total += number(x[i]) * number(x[i]);
   return 1.0f / std::sqrt(total / width + eps);
 }
 
-inline void scale_row(const float* x, const float* weight, float scale, float* out, int64_t width) {
+template <class T>
+inline void scale_row(const T* x, const T* weight, float scale, T* out, int64_t width) {
   int64_t i = 0;
   for (; i + kLanes <= width; i += kLanes) store(out + i, load(x + i) * scale * load(weight + i));
-  for (; i < width; i++) out[i] = x[i] * scale * weight[i];
+  for (; i < width; i++) put(out + i, number(x[i]) * scale * number(weight[i]));
+}
+
+template <class T>
+inline void turn(T* head, const T* cos, const T* sin, int64_t half) {
+  int64_t i = 0;
+  for (; i + kLanes <= half; i += kLanes) {
+    const Vec a = load(head + i), b = load(head + half + i);
+    store(head + i, a * load(cos + i) - b * load(sin + i));
+    store(head + half + i, b * load(cos + half + i) + a * load(sin + half + i));
+  }
+  for (; i < half; i++) {
+    const float a = number(head[i]), b = number(head[half + i]);
+    put(head + i, a * number(cos[i]) - b * number(sin[i]));
+    put(head + half + i, b * number(cos[half + i]) + a * number(sin[half + i]));
+  }
+}
+
+template <class T>
+inline void gated_units(const T* gate, const T* up, T* out, int64_t width) {
+  int64_t i = 0;
+  for (; i + kLanes <= width; i += kLanes) store(out + i, silu(load(gate + i)) * load(up + i));
+  for (; i < width; i++) {
+    const float x = number(gate[i]);
+    put(out + i, x / (1.0f + std::exp(-x)) * number(up[i]));
+  }
+}
+
+template <class T>
+void rms_norm(const T* x, int64_t rows, int64_t x_stride, int64_t width, const T* weight,
+              float eps, T* out, int threads) {
+  if (rows * width < kAlone) threads = 1;
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (int64_t r = 0; r < rows; r++) {
+    const T* from = x + r * x_stride;
+    scale_row(from, weight, rms_scale(from, width, eps), out + r * width, width);
+  }
+}
+
+template <class T>
+void turn_heads(T* x, int64_t rows, int64_t x_stride, int64_t heads, int64_t dim, const T* weight,
+                float eps, const T* cos, const T* sin, int threads) {
+  if (rows * heads * dim < kAlone) threads = 1;
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (int64_t r = 0; r < rows; r++)
+    for (int64_t h = 0; h < heads; h++) {
+      T* head = x + r * x_stride + h * dim;
+      if (weight) scale_row(head, weight, rms_scale(head, dim, eps), head, dim);
+      turn(head, cos + r * dim, sin + r * dim, dim / 2);
+    }
+}
+
+template <class T>
+void silu_mul(const T* gate, int64_t gate_stride, const T* up, int64_t up_stride, int64_t rows,
+              int64_t width, T* out, int threads) {
+  if (rows * width < kAlone) threads = 1;
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (int64_t r = 0; r < rows; r++)
+    gated_units(gate + r * gate_stride, up + r * up_stride, out + r * width, width);
 }
 
 }  // namespace
 }  // namespace dyvte
 
+// `form` of all rows and weights: 0 float32, 1 bfloat16. Rows lie `..._stride` apart, out without
+// gaps.
 extern "C" {
 
-// out[r] = x[r] / rms(x[r]) * weight. Rows lie x_stride and out_stride apart; in place is allowed.
-void dyvte_rms_norm(const float* x, int64_t rows, int64_t x_stride, int64_t width,
-                    const float* weight, float eps, float* out, int64_t out_stride, int threads) {
+// out[r] = x[r] / rms(x[r]) * weight.
+void dyvte_rms_norm(int form, const void* x, int64_t rows, int64_t x_stride, int64_t width,
+                    const void* weight, float eps, void* out, int threads) {
   using namespace dyvte;
-  if (rows * width < kAlone) threads = 1;
-#pragma omp parallel for schedule(static) num_threads(threads)
-  for (int64_t r = 0; r < rows; r++) {
-    const float* from = x + r * x_stride;
-    scale_row(from, weight, rms_scale(from, width, eps), out + r * out_stride, width);
-  }
+  if (form == 0)
+    rms_norm(static_cast<const float*>(x), rows, x_stride, width,
+             static_cast<const float*>(weight), eps, static_cast<float*>(out), threads);
+  if (form == 1)
+    rms_norm(static_cast<const Bfloat16*>(x), rows, x_stride, width,
+             static_cast<const Bfloat16*>(weight), eps, static_cast<Bfloat16*>(out), threads);
 }
 
 // Heads of `dim` numbers in place: a norm of its own for each if `weight` is not null, then turned
 // by the row's angle, cos and sin [rows, dim], the first half of a head against its second.
-void dyvte_turn_heads(float* x, int64_t rows, int64_t x_stride, int64_t heads, int64_t dim,
-                      const float* weight, float eps, const float* cos, const float* sin,
-                      int threads) {
+void dyvte_turn_heads(int form, void* x, int64_t rows, int64_t x_stride, int64_t heads,
+                      int64_t dim, const void* weight, float eps, const void* cos,
+                      const void* sin, int threads) {
   using namespace dyvte;
-  const int64_t half = dim / 2;
-  if (rows * heads * dim < kAlone) threads = 1;
-#pragma omp parallel for schedule(static) num_threads(threads)
-  for (int64_t r = 0; r < rows; r++) {
-    const float *c = cos + r * dim, *s = sin + r * dim;
-    for (int64_t h = 0; h < heads; h++) {
-      float* head = x + r * x_stride + h * dim;
-      if (weight) scale_row(head, weight, rms_scale(head, dim, eps), head, dim);
-      int64_t i = 0;
-      for (; i + kLanes <= half; i += kLanes) {
-        const Vec a = load(head + i), b = load(head + half + i);
-        store(head + i, a * load(c + i) - b * load(s + i));
-        store(head + half + i, b * load(c + half + i) + a * load(s + half + i));
-      }
-      for (; i < half; i++) {
-        const float a = head[i], b = head[half + i];
-        head[i] = a * c[i] - b * s[i];
-        head[half + i] = b * c[half + i] + a * s[half + i];
-      }
-    }
-  }
+  if (form == 0)
+    turn_heads(static_cast<float*>(x), rows, x_stride, heads, dim,
+               static_cast<const float*>(weight), eps, static_cast<const float*>(cos),
+               static_cast<const float*>(sin), threads);
+  if (form == 1)
+    turn_heads(static_cast<Bfloat16*>(x), rows, x_stride, heads, dim,
+               static_cast<const Bfloat16*>(weight), eps, static_cast<const Bfloat16*>(cos),
+               static_cast<const Bfloat16*>(sin), threads);
 }
 
-// out = silu(x[:, :width]) * x[:, width:2 width].
-void dyvte_silu_mul(const float* x, int64_t rows, int64_t x_stride, int64_t width, float* out,
-                    int threads) {
+// out = silu(gate) * up.
+void dyvte_silu_mul(int form, const void* gate, int64_t gate_stride, const void* up,
+                    int64_t up_stride, int64_t rows, int64_t width, void* out, int threads) {
   using namespace dyvte;
-  if (rows * width < kAlone) threads = 1;
-#pragma omp parallel for schedule(static) num_threads(threads)
-  for (int64_t r = 0; r < rows; r++) {
-    const float *gate = x + r * x_stride, *up = gate + width;
-    float* to = out + r * width;
-    int64_t i = 0;
-    for (; i + kLanes <= width; i += kLanes) store(to + i, silu(load(gate + i)) * load(up + i));
-    for (; i < width; i++) to[i] = gate[i] / (1.0f + std::exp(-gate[i])) * up[i];
-  }
+  if (form == 0)
+    silu_mul(static_cast<const float*>(gate), gate_stride, static_cast<const float*>(up),
+             up_stride, rows, width, static_cast<float*>(out), threads);
+  if (form == 1)
+    silu_mul(static_cast<const Bfloat16*>(gate), gate_stride, static_cast<const Bfloat16*>(up),
+             up_stride, rows, width, static_cast<Bfloat16*>(out), threads);
 }
 }

@@ -8,14 +8,6 @@ namespace dyvte {
 
 constexpr int64_t kAhead = 1024;  // bytes of a panel that are asked for beforehand
 
-// A 16-bit number as it is stored: nothing but its bits.
-struct Bfloat16 {
-  uint16_t bits;
-};
-struct Float16 {
-  uint16_t bits;
-};
-
 inline void widen(const float* from, Vec& left, Vec& right) {
   left = load(from);
   right = load(from + kLanes);

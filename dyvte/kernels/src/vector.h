@@ -28,6 +28,15 @@ constexpr int kTileCols = 2 * kLanes;
 typedef float Vec __attribute__((vector_size(kLanes * sizeof(float))));
 typedef uint32_t Bits __attribute__((vector_size(kLanes * sizeof(float))));
 typedef int32_t Ints __attribute__((vector_size(kLanes * sizeof(float))));
+typedef uint16_t Halves __attribute__((vector_size(kLanes * sizeof(uint16_t))));
+
+// A 16-bit number as it is stored: nothing but its bits.
+struct Bfloat16 {
+  uint16_t bits;
+};
+struct Float16 {
+  uint16_t bits;
+};
 
 inline Vec load(const float* from) {
   Vec out;
@@ -35,7 +44,38 @@ inline Vec load(const float* from) {
   return out;
 }
 
+inline Vec load(const Bfloat16* from) {
+  Halves halves;
+  std::memcpy(&halves, from, sizeof halves);
+  return (Vec)(__builtin_convertvector(halves, Bits) << 16);
+}
+
 inline void store(float* to, Vec value) { std::memcpy(to, &value, sizeof value); }
+
+// Rounded to the nearest, of two as near to the even one; what is no number stays none.
+inline void store(Bfloat16* to, Vec value) {
+  const Bits bits = (Bits)value, none = Bits{} + 0x7fc0u;
+  const Bits rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const Halves halves = __builtin_convertvector(value == value ? rounded : none, Halves);
+  std::memcpy(to, &halves, sizeof halves);
+}
+
+inline float number(float value) { return value; }
+
+inline float number(Bfloat16 value) {
+  const uint32_t bits = static_cast<uint32_t>(value.bits) << 16;
+  float out;
+  std::memcpy(&out, &bits, sizeof out);
+  return out;
+}
+
+inline void put(float* to, float value) { *to = value; }
+
+inline void put(Bfloat16* to, float value) {
+  Bfloat16 rounded[kLanes];
+  store(rounded, value - Vec{});
+  *to = rounded[0];
+}
 
 inline Vec all(float value) { return value - Vec{}; }
 
