@@ -10,7 +10,8 @@ Shapes: T rows, d hidden size, H query heads, G key/value heads, D head_dim.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -52,20 +53,15 @@ class Joined:
     def __init__(self, *linears: Any) -> None:
         self.linears = linears
         self.panels: Panels | None = None
-        held = [getattr(each, "panels", None) for each in linears]
-        panels = [each for each in held if each is not None]
-        alike = len({(each.dtype, each.inputs) for each in panels}) == 1
-        if len(panels) < len(linears) or not alike:
+        held = [each.panels for each in linears if hasattr(each, "panels")]
+        if len(held) < len(linears) or not _fit(held):
             return
-        if any(each.outputs % ops.panel() for each in panels):
-            return
-        self.sizes = [each.outputs for each in panels]
-        self.bias = _biases(linears)
-        data, dtype, inputs = torch.cat([each.data for each in panels]), *_kind(panels[0])
-        views = data.split([size // ops.panel() for size in self.sizes])
-        for linear, view, size in zip(linears, views, self.sizes, strict=True):
-            linear.hold(Panels(view, dtype, inputs, size))
-        self.panels = Panels(data, dtype, inputs, sum(self.sizes))
+        self.sizes, self.bias = [each.outputs for each in held], _biases(linears)
+        data = torch.cat([each.data for each in held])
+        views = data.split([len(each.data) for each in held])
+        for linear, own, view in zip(linears, held, views, strict=True):
+            linear.hold(replace(own, data=view))
+        self.panels = replace(held[0], data=data, outputs=sum(self.sizes))
 
     def __call__(self, x_Td: Tensor) -> tuple[Tensor, ...]:
         """Each layer's result, ``[T, its outputs]``, its rows maybe apart."""
@@ -75,8 +71,10 @@ class Joined:
         return out
 
 
-def _kind(panels: Panels) -> tuple[torch.dtype, int]:
-    return panels.dtype, panels.inputs
+def _fit(panels: Sequence[Panels]) -> bool:
+    """True if they can lie side by side: of one kind, and none half empty."""
+    alike = len({(each.dtype, each.inputs) for each in panels}) == 1
+    return alike and not any(each.outputs % ops.panel() for each in panels)
 
 
 def _biases(linears: tuple[Any, ...]) -> Tensor | None:
