@@ -230,7 +230,7 @@ class RunAttention:
         single = [i for i, each in enumerate(batch.segments) if each.rows == 1]
         if len(single) == len(runs):
             return ops.attend_single(q_THD, runs, cache.heads, scale)
-        out = q_THD.new_empty(q_THD.shape).contiguous()
+        out = q_THD.new_empty(q_THD.shape)
         if single:
             places = torch.tensor([batch.starts[i] for i in single])
             own = [runs[i] for i in single]
