@@ -128,8 +128,11 @@ class Passage:
         if source is not None and self._first == prefix.stop:
             return self._return(source, layer, left)
         rows = [row + prefix.start - self._first for row in prefix.between]
+        # No view, not even of no rows: it would keep the whole batch in memory.
         self._between.append(
-            hidden.index_select(0, upload(rows, torch.int64, hidden.device)) if rows else hidden[:0]
+            hidden.index_select(0, upload(rows, torch.int64, hidden.device))
+            if rows
+            else hidden.new_empty(0, hidden.shape[1])
         )
         if left:
             self._images = hidden[prefix.start - self._first : prefix.stop - self._first].clone()

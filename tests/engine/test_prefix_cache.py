@@ -196,6 +196,23 @@ def test_states_outside_the_pool_stay_within_their_share(
     driver.check_empty()
 
 
+def test_an_entry_keeps_no_more_memory_than_it_counts(tiny_model: dyvte.Model) -> None:
+    """A view of no rows held the hidden states of the whole batch, layer after layer."""
+    driver = Reused(tiny_model, warm())
+    for images, gap in ((1, 0), (2, 2)):
+        driver.ask(f"{images}", asking(0, 0, images, gap), "1")
+    states = [
+        state
+        for entry in driver.core.prefixes._entries.values()
+        for state in (*entry.between, entry.images)
+        if state is not None
+    ]
+    assert sum(state.untyped_storage().nbytes() for state in states) == (
+        driver.core.prefixes.state_bytes
+    )
+    driver.check_empty()
+
+
 def test_the_pool_leaves_room_for_the_states_beside_it(
     tiny_model: dyvte.Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
