@@ -92,6 +92,12 @@ class KVCache(ABC):
         self.ledger.settle(other, self._rename(seq, other))
         self.ledger.keep(other)
 
+    def cut(self, seq: int, rows_per_layer: Sequence[int]) -> None:
+        """Of ``seq``, which is kept, hold the first rows of each layer only; its pages stay."""
+        held = self._lengths[seq]
+        assert all(keep <= rows for keep, rows in zip(rows_per_layer, held, strict=True))
+        self._lengths[seq] = list(rows_per_layer)
+
     def release(self, seq: int) -> None:
         """Drop a sequence and return its pages."""
         self._lengths.pop(seq, None)

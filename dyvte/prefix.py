@@ -9,6 +9,10 @@ exits. If that request stays longer than the earlier one, the images' states re-
 left (lazy depth), and the layers above are computed for them only then. Either way each layer
 ends up with the keys, values and states that it would have had without a cache.
 
+Rows behind the prefix depend on the exit and on nothing else. Who is sure to leave where the
+earlier request left takes those as well, as far as the tokens are the same: a conversation goes
+on where its last answer ended.
+
 Knows layers and rows; knows neither requests nor how long anything is kept.
 
 Shapes: d hidden size, n rows of the sequence in the step, M rows of text between images, R rows
@@ -56,13 +60,15 @@ class Memory:
 
     ``between[l]`` is ``[M, d]`` after layer l. In the layers 0..depth all rows are there; above,
     those before ``start``. ``images [R, d]`` are the rows from ``start`` on after layer ``depth``;
-    None where that is the last layer.
+    None where that is the last layer. ``tail`` are the token ids of the rows behind the prefix
+    that are there too; with them, the text between the images is there in every layer.
     """
 
     prefix: Prefix
     seq: int
     between: list[Tensor]
     images: Tensor | None = None
+    tail: tuple[int, ...] = ()
 
     @property
     def depth(self) -> int:
@@ -77,8 +83,30 @@ class Memory:
 
     def rows_per_layer(self, num_layers: int) -> list[int]:
         """Rows whose keys and values are needed of each layer."""
-        prefix, full = self.prefix, self.depth + 1
-        return [prefix.stop] * full + [prefix.start] * (num_layers - full)
+        return [self.rows(layer, len(self.tail)) for layer in range(num_layers)]
+
+    def rows(self, layer: int, tail: int = 0, left: bool = False) -> int:
+        """Rows of ``layer`` that can be taken, with ``tail`` of those behind the prefix.
+
+        ``left``: the images of the taker left below it.
+        """
+        prefix = self.prefix
+        if layer <= self.depth and not left:
+            return prefix.stop + tail
+        return prefix.start + len(prefix.between) + tail if tail else prefix.start
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What one sequence takes of a memory: its prefix, and the first ``tail`` rows behind it."""
+
+    memory: Memory
+    tail: int = 0
+
+    @property
+    def stop(self) -> int:
+        """The first row of the prompt that must run."""
+        return self.memory.prefix.stop + self.tail
 
 
 @dataclass(slots=True)
@@ -90,7 +118,7 @@ class Passage:
 
     prefix: Prefix
     positions: Tensor
-    source: Memory | None = None
+    source: Source | None = None
     _first: int = 0  # the prompt's row that is the first of the segment
     _left: bool = False
     _usable: bool = True
@@ -99,21 +127,20 @@ class Passage:
 
     def __post_init__(self) -> None:
         if self.source is not None:
-            self._first = self.prefix.stop
+            self._first = self.source.stop
 
     def cached(self, layer: int) -> int:
         """Rows that precede the segment's in ``layer`` and are taken from the source."""
         if self.source is None:
             return 0
-        whole = not self._left and layer <= self.source.depth
-        return self.prefix.stop if whole else self.prefix.start
+        return self.source.memory.rows(layer, self.source.tail, self._left)
 
     def attach(self, cache: KVCache, layer: int, segment: Segment) -> None:
         """Before ``layer`` runs: give the sequence the rows that it does not compute."""
         rows = self.cached(layer)
         if rows:
             assert self.source is not None
-            cache.take(self.source.seq, segment.seq, layer, rows, rows + segment.rows)
+            cache.take(self.source.memory.seq, segment.seq, layer, rows, rows + segment.rows)
 
     def after(self, layer: int, hidden: Tensor, left: bool, added: bool) -> Part | None:
         """``layer`` has run and gave ``hidden [n, d]``; the images leave here if ``left``.
@@ -125,8 +152,8 @@ class Passage:
             return None
         self._left = left
         source, prefix = self.source, self.prefix
-        if source is not None and self._first == prefix.stop:
-            return self._return(source, layer, left)
+        if source is not None and self._first >= prefix.stop:
+            return None if source.tail else self._return(source.memory, layer, left)
         rows = [row + prefix.start - self._first for row in prefix.between]
         # No view, not even of no rows: it would keep the whole batch in memory.
         self._between.append(
@@ -156,5 +183,5 @@ class Passage:
         """What ``seq``, whose prefill this was, left; None if it computed no row of an image."""
         if not self._between or not self._usable:
             return None
-        before = [] if self.source is None else self.source.between
+        before = [] if self.source is None else self.source.memory.between
         return Memory(self.prefix, seq, [*before, *self._between], self._images)

@@ -268,7 +268,7 @@ class EngineCore:
 
     def _forget(self, sequence: Sequence) -> None:
         self._stepper.leave(sequence)
-        self.prefixes.retire(sequence.seq)
+        self.prefixes.retire(sequence)
         self.scheduler.remove(sequence.seq)
         self.runner.cache.release(sequence.seq)
         self._sequences.pop(sequence.seq, None)
@@ -300,7 +300,7 @@ class EngineCore:
         sequence = self._sequences[seq]
         self.prefixes.lost(seq)
         group = [self._sequences[work.seq] for work in self.scheduler.group]
-        if any(each.source is not None and each.source.seq == seq for each in group):
+        if any(each.source is not None and each.source.memory.seq == seq for each in group):
             self._stepper.restart()
         self.scheduler.wait_again(self._work(sequence))
 

@@ -1,4 +1,5 @@
-"""What a prefill may come to before it runs: an upper bound in FLOPs of the decoder.
+"""What is known of a prefill before it runs: where its images leave, if that is certain, and an
+upper bound of its work, in FLOPs of the decoder.
 
 What joins running streams must fit their stall whole, so a guess would not do: nothing leaves that
 need not, and what may come back from an earlier request's prefix comes back. Integers only.
@@ -7,7 +8,7 @@ need not, and what may come back from an earlier request's prefix comes back. In
 from __future__ import annotations
 
 from dyvte.engine.sequence import Sequence
-from dyvte.exits.policy import ExitPolicy, Reads, exit_of
+from dyvte.exits.policy import ExitPolicy, Policy, Reads, exit_of
 from dyvte.flops import DecoderShape
 
 
@@ -16,12 +17,26 @@ def foreseen(shape: DecoderShape, sequence: Sequence) -> int:
     rows, source = sequence.rows, sequence.source
     if source is None:
         return shape.num_layers * shape.layer(rows, rows)
-    prefix, leave, known = source.prefix, exit_of(sequence.policy), source.depth + 1
+    if source.tail:
+        return shape.num_layers * shape.layer(rows - source.stop, rows)
+    memory, prefix = source.memory, source.memory.prefix
+    leave, known = exit_of(sequence.policy), memory.depth + 1
     text = rows - prefix.stop + len(prefix.between)
     gone = any(_certain(leave, layer) for layer in range(known))
-    above = text if source.images is None or gone else rows - prefix.start
+    above = text if memory.images is None or gone else rows - prefix.start
     deeper = (shape.num_layers - known) * shape.layer(above, rows)
     return known * shape.layer(text, rows) + deeper
+
+
+def certain_depth(policy: Policy, num_layers: int) -> int | None:
+    """The last layer that will see the images; None if that depends on what is read there."""
+    leave = exit_of(policy)
+    for layer in filter(leave.may_fire, range(num_layers)):
+        if leave.reads is not Reads.NOTHING:
+            return None
+        if leave.decide(layer, None):
+            return layer
+    return num_layers - 1
 
 
 def _certain(leave: ExitPolicy, layer: int) -> bool:

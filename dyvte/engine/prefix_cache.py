@@ -5,21 +5,31 @@ still be running: its prefix no longer changes. When that sequence ends, the row
 under a name of the cache's own, as pages that anybody may take: least recently used first, when
 pages are short or the budget is. A request that goes deeper than an entry replaces it. A salt
 keeps the entries of one caller from another's. Used by the engine's thread alone.
+
+Behind the prefix an entry has the rows of one conversation: of the latest that exited where the
+entry did. The next question of that conversation is sure to share them if its exit depends on
+nothing that is read.
 """
 
 from __future__ import annotations
 
 import itertools
+import operator
 from array import array
 from collections import OrderedDict
 
+from dyvte.engine.foreseen import certain_depth
 from dyvte.engine.sequence import RequestState, Sequence
 from dyvte.exits.policy import Policy, Reads, exit_of, prune_of
 from dyvte.kv_cache import KVCache
-from dyvte.prefix import Memory, Passage
+from dyvte.params import FinishReason
+from dyvte.prefix import Memory, Passage, Source
 
 Key = tuple[str, bytes, bytes]
 """Salt, content of the images, and the token ids up to the end of the last image."""
+
+RUN_AGAIN = 2
+"""Rows at the end of a prompt that run in any case: one alone would be summed in another order."""
 
 
 class PrefixCache:
@@ -76,14 +86,31 @@ class PrefixCache:
         self._let_go(sequence.seq)
         if key is None:
             return False
-        source = sequence.source = self._entries.get(key)
+        entry = self._entries.get(key)
+        sequence.source = None if entry is None else Source(entry, self._shared(sequence, entry))
         if owner.trace is None:
-            owner.prefix_hit = source is not None
-        if source is not None:
-            self._takers[sequence.seq] = source
-            self._ledger.need(source.seq)
+            owner.prefix_hit = entry is not None
+        if entry is not None:
+            self._takers[sequence.seq] = entry
+            self._ledger.need(entry.seq)
             self._entries.move_to_end(key)
-        return source is not None
+        return entry is not None
+
+    def _shared(self, sequence: Sequence, entry: Memory) -> int:
+        """Rows behind the prefix that the sequence would compute alike.
+
+        The rest of them is given up where nobody else takes rows, so that the sequence can write
+        where they lie.
+        """
+        layers, shared = self._ledger.num_layers, 0
+        if certain_depth(sequence.policy, layers) == entry.depth:
+            ids = sequence.ids_from(entry.prefix.stop)[:-RUN_AGAIN]
+            alike = itertools.takewhile(bool, map(operator.eq, ids, entry.tail))
+            shared = sum(1 for _ in alike)
+        if self._idle(entry):
+            entry.tail = entry.tail[:shared]
+            self._cache.cut(entry.seq, entry.rows_per_layer(layers))
+        return shared
 
     def note(self, sequence: Sequence, passage: Passage | None) -> None:
         """A prefill is over: remember what it computed, if nobody got as deep before."""
@@ -104,20 +131,38 @@ class PrefixCache:
         if self.state_bytes > self.max_state_bytes:  # those in use alone fill it
             self._forget(sequence.seq)
 
-    def retire(self, seq: int) -> None:
+    def retire(self, sequence: Sequence) -> None:
         """A sequence ends. What it holds of a prefix stays; the rest must still be released."""
+        seq, key = sequence.seq, sequence.owner.prefix_key
         self._let_go(seq)
-        key = self._keys.pop(seq, None)
-        if key is None:
+        entry = self._entries.get(key) if key is not None else None
+        if entry is None or key is None:
             return
-        entry = self._entries[key]
-        entry.seq = next(self._names)
+        tail = self._tail(sequence, entry)
+        if entry.seq != seq:
+            if not tail or not self._idle(entry):
+                return
+            del self._keys[entry.seq]
+            self._cache.release(entry.seq)
+        self._keys.pop(seq, None)
+        entry.seq, entry.tail = next(self._names), tail
         self._keys[entry.seq] = key
         rows = entry.rows_per_layer(self._ledger.num_layers)
         self._cache.keep(seq, entry.seq, rows)
         if not self._idle(entry):
             self._ledger.need(entry.seq)
         self._shrink()
+
+    def _tail(self, sequence: Sequence, entry: Memory) -> tuple[int, ...]:
+        """The token ids behind the prefix that an ended sequence holds rows of, if these are an
+        entry's and do not fill the cache by themselves."""
+        held = self._cache.lengths(sequence.seq)
+        tail = sequence.ids_from(entry.prefix.stop)[: max(0, held[0] - entry.prefix.stop)]
+        wanted = [entry.rows(layer, len(tail)) for layer in range(len(held))]
+        pages = sum(map(self._ledger.pages_for, wanted))
+        size = pages * self._ledger.page_size * self._cache.row_bytes + entry.state_bytes
+        whole = held == wanted and sequence.finish_reason is not FinishReason.ERROR
+        return tail if whole and size <= self.max_bytes else ()
 
     def lost(self, seq: int) -> None:
         """The pages of ``seq`` are taken away: so is its entry, if it is one's."""

@@ -224,8 +224,7 @@ class Runner:
         """All rows of a prompt that must run, with what was generated before a preemption."""
         owner, source = sequence.owner, sequence.source
         if source is not None:
-            stop = source.prefix.stop
-            return self.model.rest(sequence.seq, owner.layout, stop, sequence.token_ids)
+            return self.model.rest(sequence.seq, owner.layout, source.stop, sequence.token_ids)
         rows = owner.image_rows or []
         if rows:
             self.line.taken(rows)

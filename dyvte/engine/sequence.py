@@ -19,7 +19,7 @@ from dyvte.flops import FlopsReport
 from dyvte.models.adapter import PromptLayout
 from dyvte.params import ExitOptions, FinishReason, SamplingParams
 from dyvte.penalties import Penalties
-from dyvte.prefix import Memory
+from dyvte.prefix import Source
 from dyvte.prompt import Prompt
 from dyvte.sampling import generator_for
 from dyvte.trace import SequenceTrace
@@ -131,7 +131,7 @@ class Sequence:
     logits: list[Tensor] = field(default_factory=list)
     penalties: Penalties | None = None
     constraint: Constraint | None = None
-    source: Memory | None = None
+    source: Source | None = None
 
     @classmethod
     def of(
@@ -148,6 +148,10 @@ class Sequence:
     def rows(self) -> int:
         """Rows of prompt and generated tokens together."""
         return self.owner.layout.rows + len(self.token_ids)
+
+    def ids_from(self, row: int) -> tuple[int, ...]:
+        """Token ids of prompt and answer from a row on that lies in the prompt."""
+        return (*self.owner.layout.token_ids[row:], *self.token_ids)
 
     @property
     def policy(self) -> Policy:

@@ -163,4 +163,4 @@ class Stepper:
 
 def _cached(sequence: Sequence) -> int:
     """Rows of its prompt that need not run."""
-    return sequence.source.prefix.stop if sequence.source is not None else 0
+    return sequence.source.stop if sequence.source is not None else 0

@@ -26,15 +26,15 @@ EXITS = {
 }
 
 
-def asking(picture: int, question: int, images: int = 1, gap: int = 1) -> Prompt:
-    """A question (5 ids) about some pictures with ``gap`` ids of text between them."""
+def asking(picture: int, question: int, images: int = 1, gap: int = 1, turns: int = 1) -> Prompt:
+    """A question (5 ids a turn) about some pictures with ``gap`` ids of text between them."""
     draw = torch.Generator().manual_seed(picture)
     pixels = torch.randn(images, 3, tiny.SIDE, tiny.SIDE, generator=draw)
     ids = [tiny.BOS, 17, 18]
     for index in range(images):
         ids += [*([20 + index] * gap if index else []), IMAGE]
     words = torch.Generator().manual_seed(1000 + question)
-    ids += torch.randint(5, tiny.VOCAB - 3, (5,), generator=words).tolist()
+    ids += torch.randint(5, tiny.VOCAB - 3, (5 * turns,), generator=words).tolist()
     shown = {"pixel_values": pixels}
     return Prompt(ids, shown, image_key=content_key(shown))
 
@@ -67,10 +67,10 @@ class Cold:
         self.of = cache(self._of)
 
     def _of(
-        self, exits: str, picture: int, question: int, images: int, gap: int
+        self, exits: str, picture: int, question: int, images: int, gap: int, turns: int = 1
     ) -> tuple[list[int], RequestStats]:
         driver = Driver(self.model, small(400, max_model_len=96))
-        prompt = asking(picture, question, images, gap)
+        prompt = asking(picture, question, images, gap, turns)
         state = driver.add("r", prompt, GREEDY, EXITS[exits])
         driver.run()
         return driver.tokens("r"), driver.core.stats_of(state)

@@ -109,9 +109,10 @@ def test_what_a_prefill_is_taking_is_not_given_up(cold: Cold, tiny_model: dyvte.
 requests = st.fixed_dictionaries(
     {
         "picture": st.integers(0, 1),
-        "question": st.integers(0, 3),
+        "question": st.integers(0, 2),
         "images": st.integers(1, 2),
         "gap": st.sampled_from([0, 2]),
+        "turns": st.integers(1, 3),
         "exits": st.sampled_from(sorted(EXITS)),
         "salt": st.sampled_from(["", "", "bob"]),
         "joins": st.integers(0, 12),
@@ -137,7 +138,7 @@ def test_any_schedule_gives_the_answers_of_a_cold_engine(
 ) -> None:
     """Small pools give entries up and preempt their sources, small steps cut prefills."""
     driver = Reused(tiny_model, warm(**limit))
-    shape = ("picture", "question", "images", "gap")
+    shape = ("picture", "question", "images", "gap", "turns")
     for now in range(13):
         for index, request in enumerate(several):
             if request["joins"] == now:
