@@ -14,9 +14,11 @@ Shapes: T rows, K inputs, N outputs, H query heads, G key/value heads, D head_di
 from __future__ import annotations
 
 import ctypes
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 
 import torch
 import torch.nn.functional as F
@@ -115,13 +117,13 @@ def linear(
     x_TK: Tensor, panels: Panels, bias: Tensor | None = None, residual: Tensor | None = None
 ) -> Tensor:
     """``[T, K] → [T, N]``; ``residual [T, N]`` is added to it."""
-    x = _numbers_together(x_TK)
+    x, rows, apart = _numbers_together(x_TK)
     added = None if residual is None else residual.contiguous()
-    out = x.new_empty(x.shape[0], panels.outputs)
+    out = x.new_empty(rows, panels.outputs)
     _library().dyvte_linear(
         x.data_ptr(),
-        x.shape[0],
-        x.stride(0),
+        rows,
+        apart,
         panels.inputs,
         panels.data.data_ptr(),
         FORMS[panels.dtype],
@@ -137,13 +139,14 @@ def linear(
 
 def rms_norm(x_TK: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Rows divided by their root mean square, times ``weight [K]``."""
-    x, (rows, width) = _numbers_together(x_TK), x_TK.shape
+    x, rows, apart = _numbers_together(x_TK)
+    width = x.shape[1]
     out = x.new_empty(rows, width)
     _library().dyvte_rms_norm(
         FORMS[x.dtype],
         x.data_ptr(),
         rows,
-        x.stride(0),
+        apart,
         width,
         weight.data_ptr(),
         eps,
@@ -175,15 +178,15 @@ def turn_heads(
 
 def silu_mul(gate_TN: Tensor, up_TN: Tensor) -> Tensor:
     """``silu(gate) * up``: ``[T, N]``."""
-    gate, up = _numbers_together(gate_TN), _numbers_together(up_TN)
-    rows, width = gate.shape
+    (gate, rows, gate_apart), (up, _, up_apart) = map(_numbers_together, (gate_TN, up_TN))
+    width = gate.shape[1]
     out = gate.new_empty(rows, width)
     _library().dyvte_silu_mul(
         FORMS[gate.dtype],
         gate.data_ptr(),
-        gate.stride(0),
+        gate_apart,
         up.data_ptr(),
-        up.stride(0),
+        up_apart,
         rows,
         width,
         out.data_ptr(),
@@ -200,10 +203,10 @@ def attends_causally(query: Tensor) -> bool:
 def attend_causally(q_THD: Tensor, run: Run, kv_heads: int, scale: float, out_THD: Tensor) -> None:
     """The last T rows of a run over all rows up to their own, into ``out`` (contiguous)."""
     rows, heads, dim = q_THD.shape
-    query = _heads_together(q_THD)
+    query, apart = _heads_together(q_THD)
     _library().dyvte_attend_causally(
         query.data_ptr(),
-        query.stride(0),
+        apart,
         rows,
         _in_memory([run]),
         kv_heads,
@@ -218,13 +221,13 @@ def attend_causally(q_THD: Tensor, run: Run, kv_heads: int, scale: float, out_TH
 def append_single(k_SGD: Tensor, v_SGD: Tensor, runs: Sequence[Run]) -> None:
     """Write each sequence's newest key and value as the last row of its run."""
     sequences, heads, dim = k_SGD.shape
-    keys, values = _heads_together(k_SGD), _heads_together(v_SGD)
+    (keys, keys_apart), (values, values_apart) = map(_heads_together, (k_SGD, v_SGD))
     _library().dyvte_append_single(
         keys.itemsize,
         keys.data_ptr(),
-        keys.stride(0),
+        keys_apart,
         values.data_ptr(),
-        values.stride(0),
+        values_apart,
         _in_memory(runs),
         sequences,
         heads,
@@ -232,30 +235,15 @@ def append_single(k_SGD: Tensor, v_SGD: Tensor, runs: Sequence[Run]) -> None:
     )
 
 
-def _numbers_together(x_TK: Tensor) -> Tensor:
-    return x_TK if x_TK.stride(1) == 1 else x_TK.contiguous()
-
-
-def _heads_together(x_THD: Tensor) -> Tensor:
-    """With the heads of a row one behind the other; a copy where they do not lie so."""
-    beside = x_THD.stride(2) == 1 and x_THD.stride(1) == x_THD.shape[2]
-    return x_THD if beside else x_THD.contiguous()
-
-
-def _in_memory(runs: Sequence[Run]) -> ctypes.Array[ctypes.c_int64]:
-    flat = [number for run in runs for number in run]
-    return (ctypes.c_int64 * len(flat))(*flat)
-
-
 def attend_single(q_SHD: Tensor, runs: Sequence[Run], kv_heads: int, scale: float) -> Tensor:
     """One query row of each sequence over all rows of its run: ``[S, H, D]``."""
     sequences, heads, dim = q_SHD.shape
     out = q_SHD.new_empty(sequences, heads, dim)
-    query = _heads_together(q_SHD)
+    query, apart = _heads_together(q_SHD)
     _library().dyvte_attend_single(
         FORMS[query.dtype],
         query.data_ptr(),
-        query.stride(0),
+        apart,
         _in_memory(runs),
         sequences,
         kv_heads,
@@ -266,3 +254,28 @@ def attend_single(q_SHD: Tensor, runs: Sequence[Run], kv_heads: int, scale: floa
         torch.get_num_threads(),
     )
     return out
+
+
+def _numbers_together(x_TK: Tensor) -> tuple[Tensor, int, int]:
+    """With the numbers of a row side by side, a copy where they are not; rows, and from row to row.
+
+    Each question to a tensor costs as much as a hundred numbers: strides are asked for once.
+    """
+    apart, between = x_TK.stride()
+    if between == 1:
+        return x_TK, x_TK.shape[0], apart
+    rows, width = x_TK.shape
+    return x_TK.contiguous(), rows, width
+
+
+def _heads_together(x_THD: Tensor) -> tuple[Tensor, int]:
+    """With a row's heads one behind the other, a copy where they are not; from row to row."""
+    (apart, head, between), (_, heads, dim) = x_THD.stride(), x_THD.shape
+    if between == 1 and head == dim:
+        return x_THD, apart
+    return x_THD.contiguous(), heads * dim
+
+
+def _in_memory(runs: Sequence[Run]) -> bytes:
+    """As C has an array of them: ``bytes`` are made at once, a ctypes array number by number."""
+    return struct.pack(f"{4 * len(runs)}q", *chain.from_iterable(runs))
