@@ -10,17 +10,22 @@ exit never needed serves the others.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import dyvte
 from benchmarks.exits import conversation
 from benchmarks.machine import Origin
 from benchmarks.model import PRESETS, ensure
+from benchmarks.peers.page import circumstances_of, put, table
 from dyvte.engine.build import EngineConfig, build_core
 from dyvte.engine.core import EngineCore
 from dyvte.engine.events import EngineRequest
+
+MARKER = "concurrency"
 
 
 def core_for(
@@ -56,8 +61,40 @@ def most_at_once(
     return most
 
 
-def main() -> None:
-    """Measure and print."""
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The most at once, with the image in ``seen`` of ``layers`` layers."""
+
+    seen: int
+    layers: int
+    most: int
+
+
+def measure(
+    model: dyvte.Model, prompts: Sequence[dyvte.Prompt], requests: int, new: int
+) -> Iterator[Row]:
+    """Without an exit, and with one after half and after a third of the layers."""
+    layers = model.adapter.decoder.num_layers
+    for seen in (layers, layers // 2, layers // 3):
+        exits = dyvte.ExitOptions("off")
+        if seen < layers:
+            exits = dyvte.ExitOptions("fixed", exit_layer=seen - 1)
+        core = core_for(model, prompts, requests, new)
+        yield Row(seen, layers, most_at_once(core, prompts, new, exits))
+
+
+def text(rows: Sequence[Row], origin: Origin, model: str, requests: int, new: int) -> str:
+    """Circumstances and a table in Markdown."""
+    told = (
+        f"{circumstances_of(origin.as_json())}: {model}, {2 * requests} requests of {new} tokens, "
+        f"a budget of {requests} that keep their image."
+    )
+    lines = [[f"{row.seen} of {row.layers}", str(row.most)] for row in rows]
+    return f"{told}\n\n{table(['layers that see the image', 'requests at once'], lines)}"
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.concurrency", description=__doc__)
     add = parser.add_argument
     add("--preset", choices=PRESETS, default="bench-small")
@@ -67,20 +104,29 @@ def main() -> None:
     add("--requests", type=int, default=8)
     add("--new", type=int, default=64, help="tokens generated")
     add("--device", default="cpu")
-    args = parser.parse_args()
+    add("--out", type=Path, default=Path("runs/concurrency.json"))
+    add("--page", type=Path, help=f"put the table there, between <!-- {MARKER} --> markers")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure and report."""
+    args = parse(argv)
+    own = sys.argv[1:] if argv is None else argv
+    origin = Origin.here(["python", "-m", "benchmarks.concurrency", *own], 0, args.device)
     folder = args.model or ensure(args.preset, args.models / args.preset)
     model = dyvte.load(folder, device=args.device, dtype=args.dtype)
     prompts = [model.prompt(conversation(seed)) for seed in range(2 * args.requests)]
-    origin = Origin.here(["python", "-m", "benchmarks.concurrency", *sys.argv[1:]], 0, args.device)
     print(f"{origin}\n{'model':<8} {folder}\n", flush=True)
-    layers = model.adapter.decoder.num_layers
-    for seen in (layers, layers // 2, layers // 3):
-        exits = dyvte.ExitOptions("off")
-        if seen < layers:
-            exits = dyvte.ExitOptions("fixed", exit_layer=seen - 1)
-        core = core_for(model, prompts, args.requests, args.new)
-        most = most_at_once(core, prompts, args.new, exits)
-        print(f"image in {seen:>2} of {layers} layers: {most:>3} at once", flush=True)
+    rows: list[Row] = []
+    for row in measure(model, prompts, args.requests, args.new):
+        rows.append(row)
+        print(f"image in {row.seen:>2} of {row.layers} layers: {row.most:>3} at once", flush=True)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    told = {"provenance": origin.as_json(), "rows": [asdict(row) for row in rows]}
+    args.out.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    if args.page:
+        put(args.page, MARKER, text(rows, origin, folder.name, args.requests, args.new))
 
 
 if __name__ == "__main__":

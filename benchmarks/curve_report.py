@@ -14,21 +14,19 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MARKER = "curves"
-ALL = 16
-COLORS = {ALL: BLUE, 8: ORANGE, 5: GREEN}
-MARKERS = {ALL: "o", 8: "s", 5: "D"}
+LOOKS = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "D"), (PURPLE, "^"))
 
 Lines = Mapping[int, Mapping[int, float]]
 
 
-def name_of(seen: int) -> str:
-    """As tables and pictures call an exit."""
-    return "no exit" if seen >= ALL else f"after {seen} of {ALL}"
+def name_of(seen: int, depth: int) -> str:
+    """As tables and pictures call an exit: none where all ``depth`` layers see the image."""
+    return "no exit" if seen == depth else f"in {seen} of {depth} layers"
 
 
 def text(points: Points) -> str:
     """All tables that there are points for."""
-    parts = [circumstances_of(session) for session in points.sessions()[-1:]]
+    parts = [_circumstances(points)] if points.kept() else []
     if found := points.medians(LAYERS, _milliseconds):
         parts.append(_layers(points, found))
     if found := points.medians(TOKENS, _milliseconds):
@@ -46,6 +44,18 @@ def text(points: Points) -> str:
             f"{memory[0][0]:.0f} MiB (proportional set size) then."
         )
     return "\n\n".join(parts)
+
+
+def _circumstances(points: Points) -> str:
+    kept, sessions = points.kept(), points.sessions()
+    commits = ", ".join(dict.fromkeys(str(each["commit"]) for each in sessions))
+    rounds = len({place.round for place in kept})
+    last = sessions[-1] | {"commit": commits}
+    return (
+        f"{circumstances_of(last)}: {last['threads']} threads; "
+        f"medians of up to {rounds} rounds, {len(kept)} points kept, "
+        f"{len(points.read()) - len(kept)} discarded as disturbed."
+    )
 
 
 def draw(points: Points, path: Path) -> None:
@@ -78,8 +88,9 @@ def _kv(point: Point) -> float:
 
 def _grid(lines: Lines) -> str:
     xs = sorted({x for line in lines.values() for x in line})
+    depth = max(lines)
     rows = [
-        [name_of(seen), *(f"{line[x]:.4g}" if x in line else "–" for x in xs)]
+        [name_of(seen, depth), *(f"{line[x]:.4g}" if x in line else "–" for x in xs)]
         for seen, line in sorted(lines.items(), reverse=True)
     ]
     return table(["", *map(str, xs)], rows)
@@ -111,14 +122,10 @@ def _flat(lines: Lines) -> dict[int, float]:
 
 
 def _lines(axes: Axes, lines: Lines, across: str, up: str) -> None:
-    for seen, line in sorted(lines.items(), reverse=True):
-        axes.plot(
-            list(line),
-            list(line.values()),
-            label=name_of(seen),
-            color=COLORS[seen],
-            marker=MARKERS[seen],
-        )
+    ordered = sorted(lines.items(), reverse=True)
+    for (seen, line), (color, marker) in zip(ordered, LOOKS, strict=False):
+        label = name_of(seen, max(lines))
+        axes.plot(list(line), list(line.values()), label=label, color=color, marker=marker)
     _finish(axes, across, up)
 
 

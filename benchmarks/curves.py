@@ -5,7 +5,7 @@ and values; then, of servers in processes of their own, seconds from start to fi
 memory. One JSON line a point, disturbed ones repeated as in ``benchmarks.peers``; the same command
 goes on where it stopped.
 
-    python -m benchmarks.curves --rounds 2 --out runs/curves
+    python -m benchmarks.curves --rounds 3 --minutes 15 --out runs/curves
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ import argparse
 import math
 import random
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 
@@ -36,25 +38,33 @@ from dyvte.prompt import Message
 VISUAL_TOKENS = (144, 288, 576, 1152, 2304, 2880)
 BATCHES = (1, 2, 4, 8, 16, 32)
 SEEN_LAYERS = (1, 2, 4, 5, 6, 8, 10, 12, 14, 16)
-EXITS = (16, 8, 5)
 NEW_TOKENS = {TOKENS: 4, BATCH: 16, LAYERS: 8}
-PRESET_OF = {
-    START: "bench-small",
-    LAYERS: "bench-small",
-    TOKENS: "bench-small-144",
-    BATCH: "bench-small",
-}
+DEPTH, PER_IMAGE = 16, 144  # of bench-small and its small pictures
 PORT = 8120
 
 
-def places(curve: str, rounds: int) -> Iterator[Place]:
-    """Every point of a curve, round by round; ``seen`` is how many layers see the image."""
-    xs = {TOKENS: VISUAL_TOKENS, BATCH: BATCHES, LAYERS: SEEN_LAYERS, START: (0,)}[curve]
-    exits = {TOKENS: EXITS, BATCH: EXITS[:2], LAYERS: (0,), START: (0,)}[curve]
+def places(
+    curve: str, rounds: int, depth: int = DEPTH, per_image: int = PER_IMAGE
+) -> Iterator[Place]:
+    """Every point of a curve, round by round; ``seen`` is how many layers see the image.
+
+    Visual tokens come in whole pictures of ``per_image``.
+    """
+    tokens = [count for count in VISUAL_TOKENS if count % per_image == 0]
+    layers = [count for count in SEEN_LAYERS if count < depth] + [depth]
+    xs = {TOKENS: tokens, BATCH: BATCHES, LAYERS: layers, START: (0,)}[curve]
+    exits = (depth, depth // 2, depth // 3)
+    wanted = {TOKENS: exits, BATCH: exits[:2], LAYERS: (0,), START: (0,)}[curve]
     for number in range(rounds):
         for x in xs:
-            for seen in exits:
+            for seen in wanted:
                 yield Place(curve, x, seen or x, number)
+
+
+def preset_of(curve: str, preset: str) -> str:
+    """The model of a curve: visual tokens come in small pictures where a preset has such."""
+    small = f"{preset}-144"
+    return small if curve == TOKENS and small in PRESETS else preset
 
 
 @dataclass
@@ -89,7 +99,8 @@ class Bench:
             seconds=max(each.timings.total for each in stats) / count,
             vision=max(each.timings.vision for each in stats),
             prefill=max(each.timings.prefill for each in stats),
-            step=max(each.timings.decode for each in stats) / (new - 1),
+            # Those who came last: what the first waited for others' prefills is no step.
+            step=min(each.timings.decode for each in stats) / (new - 1),
             kv_bytes=sum(each.kv_bytes for each in stats) // count,
             prefill_flops=sum(each.flops.prefill for each in stats) // count,
         )
@@ -124,30 +135,44 @@ def starting(place: Place, folder: Path, logs: Path, quiet: float) -> Point:
     )
 
 
-def measure(args: argparse.Namespace, points: Points) -> bool:
-    """Every point that is missing; True if none is left."""
-    left = 0
-    for curve in args.curves:
-        missing = [each for each in places(curve, args.rounds) if each not in points.kept()]
-        if missing:
-            take = _taker(curve, args)
-            left += sum(not _repeated(place, take, points) for place in missing)
-    return not left
-
-
 Take = Callable[[Place, str], Point]
 
 
-def _taker(curve: str, args: argparse.Namespace) -> Take:
-    """What measures the points of ``curve``, warmed up."""
+def measure(args: argparse.Namespace, points: Points) -> int:
+    """Round by round every point that is missing, until the time is up; how many still are."""
+    wanted: list[Place] = []
+    for curve in args.curves:
+        shape = PRESETS[preset_of(curve, args.preset)]
+        wanted += places(curve, args.rounds, shape.text.layers, shape.image_tokens)
+    wanted.sort(key=lambda place: place.round)
+    there, end = points.kept(), time.monotonic() + 60 * args.minutes
+    takers: dict[str, Take] = {}
+    for place in wanted:
+        if place in there:
+            continue
+        if time.monotonic() > end:
+            break
+        if place.curve not in takers:
+            takers[place.curve] = _taker(place, args)
+        _repeated(place, takers[place.curve], points)
+    return len(set(wanted) - set(points.kept()))
+
+
+def _taker(first: Place, args: argparse.Namespace) -> Take:
+    """What measures the points of the curve of ``first``, warmed up."""
     quiet = math.inf if args.busy else QUIET_CORES
-    preset = PRESET_OF[curve]
+    preset = preset_of(first.curve, args.preset)
     folder = ensure(preset, args.models / preset)
-    if curve == START:
+    if first.curve == START:
         return lambda place, _: starting(place, folder, args.out / "logs", quiet)
-    bench = Bench(preset, dyvte.load(folder, device="cpu", dtype="float32"), quiet)
-    bench.point(next(places(curve, 1)), "warm-up")
+    bench = Bench(preset, _loaded(folder), quiet)
+    bench.point(first, "warm-up")
     return bench.point
+
+
+@cache
+def _loaded(folder: Path) -> dyvte.Model:
+    return dyvte.load(folder, device="cpu", dtype="float32")
 
 
 def _repeated(place: Place, take: Take, points: Points) -> bool:
@@ -168,7 +193,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--curves", nargs="+", choices=(LAYERS, TOKENS, BATCH, START), metavar="C",
         default=[START, LAYERS, TOKENS, BATCH])  # fmt: skip
+    add("--preset", choices=PRESETS, default="bench-small")
     add("--rounds", type=int, default=2)
+    add("--minutes", type=float, default=math.inf, help="begin no point after so many")
     add("--models", type=Path, default=Path("runs/models"), help="where presets are kept")
     add("--out", type=Path, default=Path("runs/curves"))
     add("--busy", action="store_true", help="keep disturbed points: to try it out")
@@ -178,15 +205,16 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main() -> int:
-    """Measure and report."""
-    args = parse()
-    origin = Origin.here(["python", "-m", "benchmarks.curves", *sys.argv[1:]], 0, "cpu")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and report; 1 if points are missing."""
+    args = parse(argv)
+    own = sys.argv[1:] if argv is None else argv
+    origin = Origin.here(["python", "-m", "benchmarks.curves", *own], 0, "cpu")
     points = Points(args.out)
-    complete = True
+    missing = 0
     if not args.report:
         points.open_session(origin.as_json())
-        complete = measure(args, points)
+        missing = measure(args, points)
     found = text(points)
     print(found)
     if args.figure:
@@ -195,7 +223,9 @@ def main() -> int:
             found += f"\n\n{picture(args.figure, args.page, 'The same as curves')}"
     if args.page:
         put(args.page, MARKER, found)
-    return 0 if complete else 1
+    if missing:
+        print(f"{missing} points are missing: the same command goes on", file=sys.stderr)
+    return 1 if missing else 0
 
 
 if __name__ == "__main__":

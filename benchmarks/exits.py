@@ -15,10 +15,9 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import statistics
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -27,40 +26,15 @@ import torch
 from PIL import Image
 
 import dyvte
+from benchmarks.exit_report import HEAD, MARKER, NONE, Row, Sample, line, row, text
 from benchmarks.hf import HfModel
-from benchmarks.machine import QUIET_CORES, Origin, Strangers
+from benchmarks.machine import Origin, quiet_rounds
 from benchmarks.model import IMAGE_SIZE, PRESETS, ensure
+from benchmarks.peers.page import put
 from dyvte.bench.workload import QUESTION_WORDS, WORDS, noise
 from dyvte.prompt import Message
 
 SPREAD = 0.05
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One case in one round. Seconds; FLOPs and bytes are those of all sequences together."""
-
-    prefill: float
-    step: float
-    prefill_flops: int = 0
-    kv_bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One case over all rounds; ratios are to the case without exit (medians over rounds)."""
-
-    dtype: str
-    sequences: int
-    case: str
-    prefill_ms: float
-    prefill_ratio: float
-    flops_ratio: float | None
-    realised: float | None
-    step_ms: float
-    step_ratio: float
-    kv_bytes: int | None
-    kv_ratio: float | None
 
 
 def conversation(seed: int) -> list[Message]:
@@ -73,12 +47,15 @@ def conversation(seed: int) -> list[Message]:
 
 
 def exit_cases(num_layers: int, layers: Sequence[int] | None) -> dict[str, dyvte.ExitOptions]:
-    """No exit, then an exit after each of ``layers`` (a half and a third of the depth)."""
-    chosen = layers or (num_layers // 2, num_layers // 3)
-    cases = {"no exit": dyvte.ExitOptions(policy="off")}
+    """No exit, then one after each of ``layers``: the first half, the first third of all sees it.
+
+    A case is called by how many layers see the image.
+    """
+    chosen = layers or (num_layers // 2 - 1, num_layers // 3 - 1)
+    cases = {NONE: dyvte.ExitOptions(policy="off")}
     for layer in chosen:
         options = dyvte.ExitOptions(policy="fixed", exit_layer=layer)
-        cases[f"exit after {layer} of {num_layers}"] = options
+        cases[f"{layer + 1} of {num_layers}"] = options
     return cases
 
 
@@ -100,49 +77,15 @@ def ours(
 
 
 def measure(
-    cases: dict[str, Callable[[], Sample]], rounds: int, strict: bool
-) -> dict[str, list[Sample]]:
+    cases: dict[str, Callable[[], Sample]], rounds: int, busy: bool
+) -> list[dict[str, Sample]]:
     """Run every case once to warm up, then ``rounds`` rounds of all; disturbed rounds repeat."""
-    for run in cases.values():
-        run()
-    samples: dict[str, list[Sample]] = {name: [] for name in cases}
-    attempts = 0
-    while len(samples["no exit"]) < rounds:
-        attempts += 1
-        strangers = Strangers()
-        found = {name: run() for name, run in cases.items()}
-        others = strangers.cores()
-        if strict and others > QUIET_CORES:
-            print(f"round discarded: others used {others:.2f} cores", file=sys.stderr)
-            if attempts >= 4 * rounds:
-                raise RuntimeError("this machine is too busy to measure on (see --busy)")
-            continue
-        for name, sample in found.items():
-            samples[name].append(sample)
-    return samples
 
+    def one() -> dict[str, Sample]:
+        return {name: run() for name, run in cases.items()}
 
-def row(dtype: str, sequences: int, case: str, samples: dict[str, list[Sample]]) -> Row:
-    """Medians of one case and its ratios to "no exit"."""
-    base, own = samples["no exit"], samples[case]
-    pairs = list(zip(own, base, strict=True))
-    time_ratio = statistics.median(a.prefill / b.prefill for a, b in pairs)
-    counted = own[0].prefill_flops > 0
-    flops_ratio = own[0].prefill_flops / base[0].prefill_flops if counted else None
-    saved = flops_ratio is not None and flops_ratio < 1
-    return Row(
-        dtype=dtype,
-        sequences=sequences,
-        case=case,
-        prefill_ms=1000 * statistics.median(a.prefill for a in own),
-        prefill_ratio=time_ratio,
-        flops_ratio=flops_ratio,
-        realised=(1 - time_ratio) / (1 - (flops_ratio or 0)) if saved else None,
-        step_ms=1000 * statistics.median(a.step for a in own),
-        step_ratio=statistics.median(a.step / b.step for a, b in pairs),
-        kv_bytes=own[0].kv_bytes if counted else None,
-        kv_ratio=own[0].kv_bytes / base[0].kv_bytes if counted else None,
-    )
+    one()
+    return quiet_rounds(one, rounds, busy)
 
 
 def compare(args: argparse.Namespace, folder: Path, dtype: str) -> list[Row]:
@@ -160,9 +103,9 @@ def compare(args: argparse.Namespace, folder: Path, dtype: str) -> list[Row]:
         }
         if peer is not None:
             cases["transformers"] = _peer(peer, talks, args.new)
-        samples = measure(cases, args.rounds, strict=not args.busy)
-        rows += [row(dtype, count, name, samples) for name in cases]
-        print("\n".join(_line(each) for each in rows[-len(cases) :]), flush=True)
+        rounds = measure(cases, args.rounds, args.busy)
+        rows += [row(dtype, count, name, rounds) for name in cases]
+        print("\n".join(line(each) for each in rows[-len(cases) :]), flush=True)
     return rows
 
 
@@ -176,24 +119,6 @@ def _peer(peer: HfModel, talks: Sequence[Sequence[Message]], new: int) -> Callab
     return run
 
 
-HEAD = (
-    f"{'type':<9} {'seqs':>4}  {'case':<18} {'prefill':>10} {'time':>6} {'FLOPs':>6} "
-    f"{'realised':>8} {'step':>9} {'time':>6} {'KV':>9} {'bytes':>6}"
-)
-
-
-def _line(each: Row) -> str:
-    flops = "" if each.flops_ratio is None else f"{each.flops_ratio:.3f}"
-    realised = "" if each.realised is None else f"{each.realised:.0%}"
-    held = "" if each.kv_bytes is None else f"{each.kv_bytes / 1e6:.1f} MB"
-    ratio = "" if each.kv_ratio is None else f"{each.kv_ratio:.3f}"
-    return (
-        f"{each.dtype:<9} {each.sequences:>4}  {each.case:<18} {each.prefill_ms:>7.1f} ms "
-        f"{each.prefill_ratio:>6.3f} {flops:>6} {realised:>8} {each.step_ms:>6.2f} ms "
-        f"{each.step_ratio:>6.3f} {held:>9} {ratio:>6}"
-    )
-
-
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.exits", description=__doc__)
@@ -203,7 +128,12 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--models", type=Path, default=Path("runs/models"), help="where presets are kept")
     add("--dtypes", nargs="+", default=["bfloat16", "float32"])
     add("--sequences", nargs="+", type=int, default=[1, 8])
-    add("--exit-layers", nargs="+", type=int, help="default: a half and a third of the depth")
+    add(
+        "--exit-layers",
+        nargs="+",
+        type=int,
+        help="counted from 0; default: the last of the first half and of the first third",
+    )
     add("--new", type=int, default=16, help="tokens generated")
     add("--rounds", type=int, default=5)
     add("--hf", action="store_true", help="transformers' generate as one more case")
@@ -212,15 +142,16 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--device", default="cpu")
     add("--seed", type=int, default=0)
     add("--json", type=Path, help="write the rows with their provenance")
+    add("--page", type=Path, help=f"put the table there, between <!-- {MARKER} --> markers")
     return parser.parse_args(argv)
 
 
-def main() -> None:
-    """Measure and print."""
-    args = parse()
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure and report."""
+    args = parse(argv)
     if args.threads:
         torch.set_num_threads(args.threads)
-    command = ["python", "-m", "benchmarks.exits", *sys.argv[1:]]
+    command = ["python", "-m", "benchmarks.exits", *(sys.argv[1:] if argv is None else argv)]
     origin = Origin.here(command, args.seed, args.device)
     folder = args.model or ensure(args.preset, args.models / args.preset)
     print(f"{origin}\n{'model':<8} {folder}\n\n{HEAD}", flush=True)
@@ -229,9 +160,12 @@ def main() -> None:
         figures = {
             "provenance": origin.as_json(),
             "model": str(folder),
-            "rows": [asdict(each) for each in rows],
+            "rows": [asdict(row) for row in rows],
         }
+        args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    if args.page:
+        put(args.page, MARKER, text(rows, origin.as_json(), folder.name))
 
 
 if __name__ == "__main__":

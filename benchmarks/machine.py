@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from dyvte.bench.provenance import Provenance
 
+T = TypeVar("T")
 QUIET_CORES = 0.15
 """A round during which others used more than this many cores does not count."""
 
@@ -75,3 +77,25 @@ def _busy_seconds() -> float:
         int, stat.read_text(encoding="utf-8").splitlines()[0].split()[1:9]
     )
     return (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
+
+
+def quiet_rounds(run: Callable[[], T], rounds: int, busy: bool = False) -> list[T]:
+    """``rounds`` results of ``run`` during which nobody else computed; others are discarded.
+
+    After twice as many tries it returns what there is. ``busy`` keeps every result. Raises
+    RuntimeError if there is none.
+    """
+    kept: list[T] = []
+    for _ in range(2 * rounds):
+        strangers = Strangers()
+        found = run()
+        others = strangers.cores()
+        if busy or others <= QUIET_CORES:
+            kept.append(found)
+        else:
+            print(f"round discarded: others used {others:.2f} cores", file=sys.stderr, flush=True)
+        if len(kept) == rounds:
+            break
+    if not kept:
+        raise RuntimeError("this machine is too busy to measure on (see --busy)")
+    return kept

@@ -66,10 +66,13 @@ class Points:
         """Write one down."""
         append(self.folder / "points.jsonl", asdict(point) | {"session": self.session})
 
+    def read(self) -> list[Point]:
+        """All, the disturbed ones among them."""
+        return [Point(**fields) for fields in lines(self.folder / "points.jsonl")]
+
     def kept(self) -> dict[Place, Point]:
         """The undisturbed ones."""
-        points = [Point(**fields) for fields in lines(self.folder / "points.jsonl")]
-        return {point.place: point for point in points if point.kept}
+        return {point.place: point for point in self.read() if point.kept}
 
     def sessions(self) -> list[dict[str, Any]]:
         """Circumstances of the points that are kept."""

@@ -23,6 +23,7 @@ import torch
 import dyvte
 from benchmarks.machine import Origin, Strangers
 from benchmarks.model import PRESETS, ensure
+from benchmarks.peers.page import circumstances_of, put, table
 from dyvte.engine.build import EngineConfig, build_core
 from dyvte.engine.core import EngineCore
 from dyvte.engine.events import EngineRequest
@@ -33,6 +34,7 @@ from dyvte.prompt import IMAGE, Prompt
 
 TEXT = 40  # ids before and behind the images
 QUESTION = 20
+MARKER = "stall"
 FOREVER = 100_000
 
 
@@ -53,9 +55,14 @@ class Row:
     others: float
 
     @property
+    def bound(self) -> float:
+        """The quiet P99 plus the knob: what P99 stays under."""
+        return self.quiet_p99 + self.knob_ms
+
+    @property
     def holds(self) -> bool:
-        """P99 stays under its quiet value plus the knob."""
-        return self.knob_ms == 0 or self.p99 < self.quiet_p99 + self.knob_ms
+        """True where nothing was promised, too."""
+        return self.knob_ms == 0 or self.p99 < self.bound
 
     def line(self) -> str:
         """For a terminal."""
@@ -66,6 +73,30 @@ class Row:
             f"{self.worst:7.1f} ms over {self.gaps} gaps; first token after {self.ttft_s:5.2f} s"
             f"{promise} ({self.others:.2f} cores used by others)"
         )
+
+    def cells(self) -> list[str]:
+        """For a table; P99 in bold where it holds, and who else computed."""
+        p99 = f"{self.p99:.0f}"
+        return [
+            f"{self.visual_tokens}",
+            "none" if self.exit == "off" else f"after layer {self.exit}",
+            f"{self.knob_ms:.0f}" if self.knob_ms else "none",
+            f"{self.quiet_p50:.0f} / {self.quiet_p99:.0f}",
+            f"{self.p50:.0f} / {f'**{p99}**' if self.knob_ms and self.holds else p99}",
+            f"{self.bound:.0f}" if self.knob_ms else "",
+            f"{self.worst:.0f}",
+            f"{self.gaps}",
+            f"{self.ttft_s:.1f} s",
+            f"{self.others:.2f}",
+        ]
+
+
+def text(rows: Sequence[Row], origin: Origin, model: str) -> str:
+    """Circumstances and a table in Markdown; milliseconds where nothing else is said."""
+    head = ["visual tokens", "exit", "`--max-stall-ms`", "quiet p50 / P99", "p50 / P99"]
+    head += ["bound", "worst", "gaps", "first token", "others' cores"]
+    told = f"{circumstances_of(origin.as_json())}: {model}, {origin.threads} threads."
+    return f"{told}\n\n{table(head, [row.cells() for row in rows])}"
 
 
 @dataclass
@@ -171,15 +202,17 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--knobs", type=float, nargs="+", default=[0.0, 100.0], help="--max-stall-ms, in turn")
     add("--exits", nargs="+", default=["off"], help="off, or the layer after which images leave")
     add("--arrivals", type=int, default=2)
-    add("--quiet", type=int, default=60, help="tokens of the stream alone")
+    add("--quiet", type=int, default=100, help="tokens of the stream alone")
     add("--out", type=Path, default=Path("runs/stall.json"))
+    add("--page", type=Path, help=f"put the table there, between <!-- {MARKER} --> markers")
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and report; 1 if a knob did not hold."""
     args = parse(argv)
-    origin = Origin.here(["python", "-m", "benchmarks.stall", *sys.argv[1:]], 0, args.device)
+    own = sys.argv[1:] if argv is None else argv
+    origin = Origin.here(["python", "-m", "benchmarks.stall", *own], 0, args.device)
     folder = ensure(args.preset, args.models / args.preset, args.dtype)
     model = dyvte.load(folder, device=args.device, dtype=args.dtype)
     images = args.visual_tokens // PRESETS[args.preset].image_tokens
@@ -192,6 +225,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     told = {"origin": origin.as_json(), "rows": [asdict(row) for row in rows]}
     args.out.write_text(json.dumps(told, indent=1) + "\n")
+    if args.page:
+        put(args.page, MARKER, text(rows, origin, f"{args.preset} in {args.dtype}"))
     return 0 if all(row.holds for row in rows) else 1
 
 

@@ -5,8 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+from benchmarks import curves
 from benchmarks.curve_report import draw, text
-from benchmarks.curves import BATCHES, EXITS, SEEN_LAYERS, VISUAL_TOKENS, _repeated, places
+from benchmarks.curves import (
+    BATCHES,
+    SEEN_LAYERS,
+    VISUAL_TOKENS,
+    _repeated,
+    measure,
+    parse,
+    places,
+    preset_of,
+)
 from benchmarks.peers.compare import compare
 from benchmarks.peers.plots import draw as draw_bars
 from benchmarks.peers.workloads import WORKLOADS
@@ -14,7 +26,14 @@ from benchmarks.points import BATCH, LAYERS, START, TOKENS, Place, Point, Points
 from dyvte.bench.load import Run
 from tests.bench.test_peers import answer, record
 
-SESSION = {"cpu": "c", "cores": 2, "date": "2026-01-01", "commit": "abc", "command": "x"}
+SESSION = {
+    "cpu": "c",
+    "cores": 2,
+    "date": "2026-01-01",
+    "commit": "abc",
+    "command": "x",
+    "threads": 2,
+}
 
 
 def point(place: Place, others: float = 0.0) -> Point:
@@ -43,7 +62,7 @@ def filled(folder: Path) -> Points:
 
 
 def test_every_round_has_every_point_once() -> None:
-    assert len(set(places(TOKENS, 2))) == 2 * len(VISUAL_TOKENS) * len(EXITS)
+    assert len(set(places(TOKENS, 2))) == 2 * len(VISUAL_TOKENS) * 3
     assert len(set(places(BATCH, 1))) == 2 * len(BATCHES)
     assert [place.seen for place in places(LAYERS, 1)] == list(SEEN_LAYERS)
     assert len(list(places(START, 3))) == 3
@@ -82,3 +101,29 @@ def test_the_pictures_are_drawn(tmp_path: Path) -> None:
     draw_bars(rows, ["ours off", "fast"], ["fast"], tmp_path / "peers.png")
     assert all((tmp_path / name).stat().st_size > 5000 for name in ("curves.png", "peers.png"))
     draw(Points(tmp_path / "none"), tmp_path / "empty.png")
+
+
+def test_every_point_has_a_round_before_any_has_two(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the time ends early, what there is covers all curves."""
+    monkeypatch.setattr(curves, "_taker", lambda *_: lambda place, _: point(place))
+    args = parse(["--rounds", "2"])
+    points = Points(tmp_path)
+    points.open_session(SESSION)
+    assert measure(parse(["--rounds", "2", "--minutes", "-1"]), points) == 2 * 41
+    assert points.read() == []
+    assert measure(args, points) == 0
+    rounds = [each.round for each in points.read()]
+    assert rounds == sorted(rounds)
+    assert measure(args, points) == 0
+    assert len(points.read()) == 2 * 41
+
+
+def test_other_presets_have_curves_of_their_own_depth() -> None:
+    assert [place.x for place in places(LAYERS, 1, depth=8)] == [1, 2, 4, 5, 6, 8]
+    whole = [place.x for place in places(TOKENS, 1, depth=8, per_image=576)]
+    assert sorted(set(whole)) == [576, 1152, 2304, 2880]
+    assert {place.seen for place in places(TOKENS, 1, depth=8)} == {8, 4, 2}
+    assert preset_of(TOKENS, "bench-small") == "bench-small-144"
+    assert preset_of(TOKENS, "bench-tiny") == "bench-tiny"
