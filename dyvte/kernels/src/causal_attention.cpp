@@ -29,14 +29,10 @@ struct Scratch {
   alignas(64) float attended[kMaxDim * kTileCols];  // [dim, rows]
 };
 
-// out[r] = (add ? out[r] : 0) + x[r] * panel, for `rows` rows of kTileCols numbers.
-template <int R = kTileRows>
-void multiply(int rows, const float* x, int64_t row, int64_t step, int64_t depth,
-              const float* panel, bool add, float* out) {
-  if (rows < R) {
-    if constexpr (R > 1) multiply<R - 1>(rows, x, row, step, depth, panel, add, out);
-    return;
-  }
+// out[r] = (add ? out[r] : 0) + x[r] * panel, for R rows of kTileCols numbers.
+template <int R>
+void multiply(const float* x, int64_t row, int64_t step, int64_t depth, const float* panel,
+              bool add, float* out) {
   Vec sums[R][2];
   for (int r = 0; r < R; r++)
     for (int side = 0; side < 2; side++)
@@ -49,12 +45,9 @@ void multiply(int rows, const float* x, int64_t row, int64_t step, int64_t depth
 
 void multiply_all(int64_t rows, const float* x, int64_t row, int64_t step, int64_t depth,
                   const float* panel, bool add, float* out) {
-  const int64_t tiles = (rows + kTileRows - 1) / kTileRows;
-  for (int64_t t = 0; t < tiles; t++) {
-    const int64_t from = rows * t / tiles, stop = rows * (t + 1) / tiles;
-    multiply<>(static_cast<int>(stop - from), x + from * row, row, step, depth, panel, add,
-               out + from * kTileCols);
-  }
+  for_tiles(rows, [&](int64_t from, auto count) {
+    multiply<count>(x + from * row, row, step, depth, panel, add, out + from * kTileCols);
+  });
 }
 
 // At most kTileCols rows of one head. The first sees keys up to `last`, each other one more than the

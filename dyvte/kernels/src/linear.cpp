@@ -83,12 +83,6 @@ void multiply(const Tile& t, const Weight* panel) {
   finish<R>(t, sums, whole);
 }
 
-template <class Weight, int R = kTileRows>
-inline void multiply_rows(int rows, const Tile& tile, const Weight* panel) {
-  if (rows == R) return multiply<R>(tile, panel);
-  if constexpr (R > 1) multiply_rows<Weight, R - 1>(rows, tile, panel);
-}
-
 struct Product {
   const float* x;
   int64_t rows, x_stride, inputs;
@@ -113,15 +107,13 @@ void cross(const Product& p, const Weight* weights, int64_t j, int64_t k, const 
   tile.cols = static_cast<int>(std::min<int64_t>(kTileCols, p.outputs - col));
   tile.bias = p.bias ? p.bias + col : nullptr;
   const Weight* panel = weights + (j * p.inputs + k) * kTileCols;
-  const int64_t tiles = (rows + kTileRows - 1) / kTileRows;
-  for (int64_t t = 0; t < tiles; t++) {
-    const int64_t start = rows * t / tiles, stop = rows * (t + 1) / tiles;
+  for_tiles(rows, [&](int64_t start, auto count) {
     const int64_t at = (from + start) * p.out_stride + col;
     tile.x = x + start * x_stride;
     tile.out = p.out + at;
     tile.residual = p.residual ? p.residual + at : nullptr;
-    multiply_rows(static_cast<int>(stop - start), tile, panel);
-  }
+    multiply<count>(tile, panel);
+  });
 }
 
 float* scratch() {

@@ -2,6 +2,8 @@
 
 #pragma once
 
+#include <type_traits>
+
 #include "vector.h"
 
 namespace dyvte {
@@ -57,6 +59,25 @@ inline void accumulate(Vec (&sums)[R][2], const float* x, int64_t row, int64_t s
       sums[r][0] += value * left;
       sums[r][1] += value * right;
     }
+  }
+}
+
+// f(std::integral_constant<int, rows>) for 1 to R rows: sums stay in registers only where their
+// number is known when it is compiled.
+template <int R = kTileRows, class F>
+inline void with_rows(int rows, const F& f) {
+  if (rows == R) return f(std::integral_constant<int, R>{});
+  if constexpr (R > 1) with_rows<R - 1>(rows, f);
+}
+
+// As few tiles as hold `rows` rows, and of about one size: f(the tile's first row, its number of
+// rows as with_rows tells it) for one after the other.
+template <class F>
+inline void for_tiles(int64_t rows, const F& f) {
+  const int64_t tiles = (rows + kTileRows - 1) / kTileRows;
+  for (int64_t t = 0; t < tiles; t++) {
+    const int64_t from = rows * t / tiles, stop = rows * (t + 1) / tiles;
+    with_rows(static_cast<int>(stop - from), [&](auto count) { f(from, count); });
   }
 }
 
