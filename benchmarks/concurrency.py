@@ -10,7 +10,6 @@ exit never needed serves the others.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -20,12 +19,11 @@ import dyvte
 from benchmarks.exits import conversation
 from benchmarks.machine import Origin
 from benchmarks.model import PRESETS, ensure
-from benchmarks.peers.page import circumstances_of, put, table
+from benchmarks.peers.page import circumstances_of, table
+from benchmarks.results import write
 from dyvte.engine.build import EngineConfig, build_core
 from dyvte.engine.core import EngineCore
 from dyvte.engine.events import EngineRequest
-
-MARKER = "concurrency"
 
 
 def core_for(
@@ -105,7 +103,6 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--new", type=int, default=64, help="tokens generated")
     add("--device", default="cpu")
     add("--out", type=Path, default=Path("runs/concurrency.json"))
-    add("--page", type=Path, help=f"put the table there, between <!-- {MARKER} --> markers")
     return parser.parse_args(argv)
 
 
@@ -122,11 +119,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for row in measure(model, prompts, args.requests, args.new):
         rows.append(row)
         print(f"image in {row.seen:>2} of {row.layers} layers: {row.most:>3} at once", flush=True)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     told = {"provenance": origin.as_json(), "rows": [asdict(row) for row in rows]}
-    args.out.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
-    if args.page:
-        put(args.page, MARKER, text(rows, origin, folder.name, args.requests, args.new))
+    write(args.out, told, text(rows, origin, folder.name, args.requests, args.new))
 
 
 if __name__ == "__main__":

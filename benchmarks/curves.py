@@ -29,7 +29,7 @@ from benchmarks.machine import QUIET_CORES, Origin, Strangers
 from benchmarks.model import PRESETS, ensure
 from benchmarks.peers.campaign import REPEATS
 from benchmarks.peers.page import picture, put
-from benchmarks.peers.processes import Fleet
+from benchmarks.peers.processes import Fleet, ServerFailed
 from benchmarks.peers.servers import Server
 from benchmarks.points import BATCH, LAYERS, START, TOKENS, Place, Point, Points
 from dyvte.bench.workload import QUESTION_WORDS, WORDS, noise
@@ -177,7 +177,11 @@ def _loaded(folder: Path) -> dyvte.Model:
 
 def _repeated(place: Place, take: Take, points: Points) -> bool:
     for attempt in range(REPEATS + 1):
-        point = take(place, f"{points.session}/{place}/{attempt}")
+        try:
+            point = take(place, f"{points.session}/{place}/{attempt}")
+        except ServerFailed as error:
+            print(f"{place.curve}: {error}", file=sys.stderr, flush=True)
+            return False
         points.append(point)
         state = "kept" if point.kept else "DISTURBED"
         told = f"{place.curve} {place.x}, {place.seen} layers, round {place.round}"

@@ -9,7 +9,6 @@ from typing import Any
 
 from benchmarks.peers.page import circumstances_of, table
 
-MARKER = "exits"
 NONE = "no exit"
 GOALS: Mapping[int, float] = {1: 0.85, 8: 0.92}
 """The share of a FLOPs saving that is to show as time, by sequences."""

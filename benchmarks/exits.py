@@ -13,7 +13,6 @@ rounds on the same inputs.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import sys
 from collections.abc import Callable, Sequence
@@ -26,11 +25,11 @@ import torch
 from PIL import Image
 
 import dyvte
-from benchmarks.exit_report import HEAD, MARKER, NONE, Row, Sample, line, row, text
+from benchmarks.exit_report import HEAD, NONE, Row, Sample, line, row, text
 from benchmarks.hf import HfModel
 from benchmarks.machine import Origin, quiet_rounds
 from benchmarks.model import IMAGE_SIZE, PRESETS, ensure
-from benchmarks.peers.page import put
+from benchmarks.results import write
 from dyvte.bench.workload import QUESTION_WORDS, WORDS, noise
 from dyvte.prompt import Message
 
@@ -141,8 +140,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--threads", type=int, help="of torch (default: its own choice)")
     add("--device", default="cpu")
     add("--seed", type=int, default=0)
-    add("--json", type=Path, help="write the rows with their provenance")
-    add("--page", type=Path, help=f"put the table there, between <!-- {MARKER} --> markers")
+    add("--json", type=Path, help="write the rows with their provenance, and a table")
     return parser.parse_args(argv)
 
 
@@ -162,10 +160,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "model": str(folder),
             "rows": [asdict(row) for row in rows],
         }
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    if args.page:
-        put(args.page, MARKER, text(rows, origin.as_json(), folder.name))
+        write(args.json, figures, text(rows, origin.as_json(), folder.name))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from typing import Any
 from benchmarks.limits import Limits
 from benchmarks.peers.page import circumstances_of, table
 
-MARKER = "floors"
 PREFILL, STEP = "prefill", "decode step"
 GOALS: Mapping[tuple[str, int], float] = {(STEP, 1): 1.3, (PREFILL, 8): 1.4}
 """Times the floor, by what runs and with how many sequences."""

@@ -12,7 +12,6 @@ fire here: all of them are asked in a prefill that keeps its images, which is th
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -25,11 +24,11 @@ from torch import Tensor
 
 import dyvte
 from benchmarks.exits import conversation
-from benchmarks.floor_report import MARKER, PREFILL, STEP, Round, Share, Timing, figures, text
+from benchmarks.floor_report import PREFILL, STEP, Round, Share, Timing, figures, text
 from benchmarks.limits import Probe
 from benchmarks.machine import Origin, quiet_rounds
 from benchmarks.model import PRESETS, ensure
-from benchmarks.peers.page import put
+from benchmarks.results import write
 from benchmarks.weights import Case, step_bytes
 from dyvte.engine.build import EngineConfig, build_core
 from dyvte.engine.core import EngineCore
@@ -146,7 +145,6 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--busy", action="store_true", help="keep rounds during which others used the cores")
     add("--seed", type=int, default=0)
     add("--out", type=Path, default=Path("runs/floors.json"))
-    add("--page", type=Path, help=f"put the tables there, between <!-- {MARKER} --> markers")
     return parser.parse_args(argv)
 
 
@@ -177,11 +175,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     rounds = measure(args, bench)
     found = text(rounds, origin, f"{folder.name} in {args.dtype}", bench.rows[0])
     print(found)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    told = {"provenance": origin, "model": str(folder)} | figures(rounds)
-    args.out.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
-    if args.page:
-        put(args.page, MARKER, found)
+    write(args.out, {"provenance": origin, "model": str(folder)} | figures(rounds), found)
 
 
 if __name__ == "__main__":

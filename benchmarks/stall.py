@@ -10,7 +10,6 @@ many images arrive, the next as soon as the one before has begun to answer. With
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 import time
@@ -23,7 +22,8 @@ import torch
 import dyvte
 from benchmarks.machine import Origin, Strangers
 from benchmarks.model import PRESETS, ensure
-from benchmarks.peers.page import circumstances_of, put, table
+from benchmarks.peers.page import circumstances_of, table
+from benchmarks.results import write
 from dyvte.engine.build import EngineConfig, build_core
 from dyvte.engine.core import EngineCore
 from dyvte.engine.events import EngineRequest
@@ -34,7 +34,6 @@ from dyvte.prompt import IMAGE, Prompt
 
 TEXT = 40  # ids before and behind the images
 QUESTION = 20
-MARKER = "stall"
 FOREVER = 100_000
 
 
@@ -204,7 +203,6 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--arrivals", type=int, default=2)
     add("--quiet", type=int, default=100, help="tokens of the stream alone")
     add("--out", type=Path, default=Path("runs/stall.json"))
-    add("--page", type=Path, help=f"put the table there, between <!-- {MARKER} --> markers")
     return parser.parse_args(argv)
 
 
@@ -222,11 +220,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for knob in args.knobs:
             rows.append(measure(model, knob, exits, images, args.arrivals, args.quiet))
             print(rows[-1].line(), flush=True)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    told = {"origin": origin.as_json(), "rows": [asdict(row) for row in rows]}
-    args.out.write_text(json.dumps(told, indent=1) + "\n")
-    if args.page:
-        put(args.page, MARKER, text(rows, origin, f"{args.preset} in {args.dtype}"))
+    told = {"provenance": origin.as_json(), "rows": [asdict(row) for row in rows]}
+    write(args.out, told, text(rows, origin, f"{args.preset} in {args.dtype}"))
     return 0 if all(row.holds for row in rows) else 1
 
 

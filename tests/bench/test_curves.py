@@ -21,6 +21,7 @@ from benchmarks.curves import (
 )
 from benchmarks.peers.compare import compare
 from benchmarks.peers.plots import draw as draw_bars
+from benchmarks.peers.processes import ServerFailed
 from benchmarks.peers.workloads import WORKLOADS
 from benchmarks.points import BATCH, LAYERS, START, TOKENS, Place, Point, Points
 from dyvte.bench.load import Run
@@ -118,6 +119,21 @@ def test_every_point_has_a_round_before_any_has_two(
     assert rounds == sorted(rounds)
     assert measure(args, points) == 0
     assert len(points.read()) == 2 * 41
+
+
+def test_a_server_that_does_not_start_leaves_the_other_points_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def take(place: Place, salt: str) -> Point:
+        if place.curve == START:
+            raise ServerFailed("port 8120 is taken")
+        return point(place)
+
+    monkeypatch.setattr(curves, "_taker", lambda *_: take)
+    points = Points(tmp_path)
+    points.open_session(SESSION)
+    assert measure(parse(["--rounds", "1", "--curves", START, LAYERS]), points) == 1
+    assert {place.curve for place in points.kept()} == {LAYERS}
 
 
 def test_other_presets_have_curves_of_their_own_depth() -> None:

@@ -51,17 +51,16 @@ def test_an_exit_is_called_by_how_many_layers_see_the_image() -> None:
     assert list(exit_cases(16, [0])) == [NONE, "1 of 16"]
 
 
-def test_one_command_writes_figures_and_a_page(
+def test_one_command_writes_figures_and_a_table(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exits, "QUESTION_WORDS", 6)
-    page, out = tmp_path / "page.md", tmp_path / "runs" / "exits.json"
-    page.write_text("<!-- exits -->\n<!-- /exits -->\n")
+    out = tmp_path / "runs" / "exits.json"
     command = f"--model {tiny_folder} --dtypes float32 --sequences 1 2 --exit-layers 1 --new 3"
-    exits.main(f"{command} --rounds 2 --busy --json {out} --page {page}".split())
+    exits.main(f"{command} --rounds 2 --busy --json {out}".split())
     found = json.loads(out.read_text(encoding="utf-8"))["rows"]
     assert [(each["sequences"], each["case"]) for each in found] == [
         (count, case) for count in (1, 2) for case in (NONE, "2 of 4")
     ]
     assert all(each["flops_ratio"] < 1 for each in found if each["case"] != NONE)
-    assert page.read_text(encoding="utf-8").count("| 2 of 4 |") == 2
+    assert out.with_suffix(".md").read_text(encoding="utf-8").count("| 2 of 4 |") == 2

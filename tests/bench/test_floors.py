@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import dyvte
-from benchmarks import exits, floors, limits, machine
+from benchmarks import exits, floors, limits, machine, results
 from benchmarks.floor_report import PREFILL, STEP, Round, Row, Share, Timing, rows, text
 from benchmarks.floors import SHAPES, Bench, prefill_flops
 from benchmarks.limits import OURS, TORCH, Limits, Probe
@@ -125,14 +125,14 @@ def test_a_disturbed_round_is_run_again(monkeypatch: pytest.MonkeyPatch) -> None
     assert busy == []
 
 
-def test_one_command_writes_figures_and_a_page(
+def test_figures_are_written_and_their_tables_put_into_a_page(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exits, "QUESTION_WORDS", 6)
     page, out = tmp_path / "page.md", tmp_path / "runs" / "floors.json"
-    page.write_text("before\n<!-- floors -->\n<!-- /floors -->\nafter\n")
-    command = f"--model {tiny_folder} --sequences 1 2 --rounds 2 --busy --out {out} --page {page}"
-    floors.main(command.split())
+    page.write_text("before\n<!-- floors -->\nold\n<!-- /floors -->\nafter\n")
+    floors.main(f"--model {tiny_folder} --sequences 1 2 --rounds 2 --busy --out {out}".split())
+    results.main([str(out), "--page", str(page)])
     found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
     cases = [(row["what"], row["sequences"]) for row in found["rows"]]
     assert cases == [(what, count) for count in (1, 2) for what in (PREFILL, STEP)]
@@ -141,4 +141,5 @@ def test_one_command_writes_figures_and_a_page(
     told = page.read_text(encoding="utf-8")
     assert told.startswith("before\n")
     assert told.endswith("after\n")
+    assert "old" not in told
     assert told.count("sequences |") == 2
