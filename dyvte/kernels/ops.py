@@ -1,4 +1,4 @@
-"""The kernels, called with tensors: on a CPU, results in new tensors unless said.
+"""The kernels, called with tensors: on a CPU, results in new tensors or in a given ``out``.
 
 Products over panels and causal attention are for float32; what is read once, norms, angles, gated
 units and the attention of single rows, also for bfloat16, which is computed in float32 and rounded
@@ -114,12 +114,16 @@ def dense(panels: Panels) -> Tensor:
 
 
 def linear(
-    x_TK: Tensor, panels: Panels, bias: Tensor | None = None, residual: Tensor | None = None
+    x_TK: Tensor,
+    panels: Panels,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
-    """``[T, K] → [T, N]``; ``residual [T, N]`` is added to it."""
+    """``[T, K] → [T, N]``; ``residual [T, N]`` is added to it, and may not overlap ``out``."""
     x, rows, apart = _numbers_together(x_TK)
     added = None if residual is None else residual.contiguous()
-    out = x.new_empty(rows, panels.outputs)
+    out = _room(out, x, rows, panels.outputs)
     _library().dyvte_linear(
         x.data_ptr(),
         rows,
@@ -137,11 +141,11 @@ def linear(
     return out
 
 
-def rms_norm(x_TK: Tensor, weight: Tensor, eps: float) -> Tensor:
+def rms_norm(x_TK: Tensor, weight: Tensor, eps: float, out: Tensor | None = None) -> Tensor:
     """Rows divided by their root mean square, times ``weight [K]``."""
     x, rows, apart = _numbers_together(x_TK)
     width = x.shape[1]
-    out = x.new_empty(rows, width)
+    out = _room(out, x, rows, width)
     _library().dyvte_rms_norm(
         FORMS[x.dtype],
         x.data_ptr(),
@@ -176,11 +180,11 @@ def turn_heads(
     )
 
 
-def silu_mul(gate_TN: Tensor, up_TN: Tensor) -> Tensor:
+def silu_mul(gate_TN: Tensor, up_TN: Tensor, out: Tensor | None = None) -> Tensor:
     """``silu(gate) * up``: ``[T, N]``."""
     (gate, rows, gate_apart), (up, _, up_apart) = map(_numbers_together, (gate_TN, up_TN))
     width = gate.shape[1]
-    out = gate.new_empty(rows, width)
+    out = _room(out, gate, rows, width)
     _library().dyvte_silu_mul(
         FORMS[gate.dtype],
         gate.data_ptr(),
@@ -253,6 +257,16 @@ def attend_single(q_SHD: Tensor, runs: Sequence[Run], kv_heads: int, scale: floa
         out.data_ptr(),
         torch.get_num_threads(),
     )
+    return out
+
+
+def _room(out: Tensor | None, x: Tensor, rows: int, width: int) -> Tensor:
+    """``out`` where it is given, and it must be contiguous; else new memory."""
+    if out is None:
+        return x.new_empty(rows, width)
+    assert out.shape == (rows, width), "a result has its rows and its numbers"
+    assert out.dtype == x.dtype, "a result has the type of its rows"
+    assert out.is_contiguous(), "kernels write one row behind the other"
     return out
 
 

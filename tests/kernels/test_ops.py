@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -92,6 +93,22 @@ def test_a_product_over_rows_that_lie_apart_or_crosswise_is_the_same() -> None:
     assert same_bits(ops.linear(crosswise, panels), expected)
     assert same_bits(ops.linear(apart[::2], panels), expected[::2])
     assert same_bits(ops.linear(apart[3:4].expand(5, -1), panels), expected[3:4].expand(5, -1))
+
+
+def test_results_lie_where_they_are_asked_to() -> None:
+    """In some rows of a larger tensor, whose other rows stay as they are."""
+    rows, panels = drawn(20, 64), ops.lay_out(weights(64, 64, torch.bfloat16))
+    scale, other, bias = drawn(64, seed=2), drawn(20, 64, seed=3), drawn(64, seed=4)
+    for made, into in (
+        (ops.linear(rows, panels, bias, other), partial(ops.linear, rows, panels, bias, other)),
+        (ops.rms_norm(rows, scale, 1e-6), partial(ops.rms_norm, rows, scale, 1e-6)),
+        (ops.silu_mul(rows, other), partial(ops.silu_mul, rows, other)),
+    ):
+        there = torch.full((30, 64), 7.0)
+        assert into(out=there[4:24]).data_ptr() == there[4].data_ptr()
+        assert same_bits(there[4:24], made)
+        assert torch.equal(there[:4], torch.full((4, 64), 7.0))
+        assert torch.equal(there[24:], torch.full((6, 64), 7.0))
 
 
 def test_no_rows_make_no_rows() -> None:
