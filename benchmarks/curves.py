@@ -76,12 +76,12 @@ class Bench:
     quiet: float = QUIET_CORES
 
     def point(self, place: Place, salt: str) -> Point:
-        """Measure one; ``salt`` makes its pictures and words its own."""
+        """Measure one; ``salt`` makes its pictures its own, the words are those of every point."""
         per_image = PRESETS[self.preset].image_tokens
         count = place.x if place.curve == BATCH else 1
         pictures = place.x // per_image if place.curve == TOKENS else 1
         prompts = [
-            self.model.prompt(self._conversation(f"{salt}/{k}", pictures)) for k in range(count)
+            self.model.prompt(self._conversation(f"{salt}/{k}", pictures, k)) for k in range(count)
         ]
         layers = self.model.adapter.decoder.num_layers
         exits = dyvte.ExitOptions(policy="off")
@@ -105,14 +105,13 @@ class Bench:
             prefill_flops=sum(each.flops.prefill for each in stats) // count,
         )
 
-    def _conversation(self, salt: str, pictures: int) -> list[Message]:
-        draw = random.Random(salt)
-        side = PRESETS[self.preset].image_size
+    def _conversation(self, salt: str, pictures: int, asked: int) -> list[Message]:
+        draw, side = random.Random(salt), PRESETS[self.preset].image_size
         content: list[dict[str, object]] = [
             {"type": "image", "image": Image.open(BytesIO(noise(draw, side)))}
             for _ in range(pictures)
         ]
-        question = " ".join(draw.choices(WORDS, k=QUESTION_WORDS)) + "?"
+        question = " ".join(random.Random(asked).choices(WORDS, k=QUESTION_WORDS)) + "?"
         return [{"role": "user", "content": [*content, {"type": "text", "text": question}]}]
 
 

@@ -201,7 +201,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--knobs", type=float, nargs="+", default=[0.0, 100.0], help="--max-stall-ms, in turn")
     add("--exits", nargs="+", default=["off"], help="off, or the layer after which images leave")
     add("--arrivals", type=int, default=2)
-    add("--quiet", type=int, default=100, help="tokens of the stream alone")
+    add("--quiet", type=int, default=200, help="tokens of the stream alone")
     add("--out", type=Path, default=Path("runs/stall.json"))
     return parser.parse_args(argv)
 

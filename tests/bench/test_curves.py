@@ -19,12 +19,14 @@ from benchmarks.curves import (
     places,
     preset_of,
 )
+from benchmarks.model import PRESETS
 from benchmarks.peers.compare import compare
 from benchmarks.peers.plots import draw as draw_bars
 from benchmarks.peers.processes import ServerFailed
 from benchmarks.peers.workloads import WORKLOADS
 from benchmarks.points import BATCH, LAYERS, START, TOKENS, Place, Point, Points
 from dyvte.bench.load import Run
+from tests.bench.test_gpu import DRY
 from tests.bench.test_peers import answer, record
 
 SESSION = {
@@ -134,6 +136,26 @@ def test_a_server_that_does_not_start_leaves_the_other_points_alone(
     points.open_session(SESSION)
     assert measure(parse(["--rounds", "1", "--curves", START, LAYERS]), points) == 1
     assert {place.curve for place in points.kept()} == {LAYERS}
+
+
+def test_one_command_measures_and_reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PRESETS, "dry", DRY)
+    monkeypatch.setattr(curves, "BATCHES", (1, 3))
+    page, figure = tmp_path / "page.md", tmp_path / "curves.png"
+    page.write_text("<!-- curves -->\n<!-- /curves -->\n")
+    command = f"--preset dry --models {tmp_path} --curves layers batch --rounds 1"
+    command += f" --busy --out {tmp_path / 'out'}"
+    assert curves.main(command.split()) == 0
+    assert curves.main(f"{command} --report --page {page} --figure {figure}".split()) == 0
+    kept = Points(tmp_path / "out").kept()
+    assert len(kept) == 3 + 2 * 2
+    assert all(each.prefill > 0 and each.step > 0 for each in kept.values())
+    seen = {place.x: each for place, each in kept.items() if place.curve == LAYERS}
+    assert seen[1].kv_bytes < seen[2].kv_bytes < seen[4].kv_bytes
+    assert seen[1].prefill_flops < seen[2].prefill_flops < seen[4].prefill_flops
+    told = page.read_text(encoding="utf-8")
+    assert "![The same as curves](curves.png)" in told
+    assert "7 points kept, 0 discarded" in told
 
 
 def test_other_presets_have_curves_of_their_own_depth() -> None:

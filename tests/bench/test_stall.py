@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
+
+import pytest
 
 import dyvte
 from benchmarks import concurrency, stall
 from benchmarks.machine import Origin
+from benchmarks.model import PRESETS
 from tests import tiny
+from tests.bench.test_gpu import DRY
 
 ROW = stall.Row(
     knob_ms=100.0,
@@ -49,3 +55,19 @@ def test_what_upper_layers_never_needed_serves_further_requests(tiny_model: dyvt
     assert [(row.seen, row.most) for row in found] == [(4, 8), (2, 9), (1, 11)]
     told = concurrency.text(found, Origin.here(["x"], 0, "cpu"), "tiny", 8, 8)
     assert "| 2 of 4 | 9 |" in told
+
+
+def test_one_command_measures_every_knob_and_exit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PRESETS, "dry", DRY)
+    out = tmp_path / "runs" / "stall.json"
+    command = f"--preset dry --models {tmp_path} --visual-tokens 8 --exits off 1 --knobs 0 10000"
+    assert stall.main(f"{command} --arrivals 1 --quiet 3 --out {out}".split()) == 0
+    found = json.loads(out.read_text(encoding="utf-8"))["rows"]
+    assert [(row["exit"], row["knob_ms"]) for row in found] == [
+        (name, knob) for name in ("off", "1") for knob in (0.0, 10_000.0)
+    ]
+    assert {row["visual_tokens"] for row in found} == {8}
+    assert all(row["gaps"] >= 1 and 0 < row["p50"] <= row["worst"] for row in found)
+    assert out.with_suffix(".md").read_text(encoding="utf-8").count("| after layer 1 |") == 2
