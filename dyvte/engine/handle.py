@@ -266,6 +266,7 @@ class AsyncEngine:
                 return
 
     def _add(self, outbox: Outbox) -> None:
+        self._arrivals.came()
         if outbox.closed or not self._running:
             self._forget(outbox)
             return

@@ -28,6 +28,30 @@ def test_somebody_is_expected_while_prepared_and_a_moment_after() -> None:
     assert [*seen, waited.expected] == [False, True, True, False]
 
 
+def test_who_has_been_handed_in_is_not_waited_for() -> None:
+    waited = Arrivals(clock=lambda: 100.0)
+    for _ in range(2):
+        with waited.preparing():
+            pass
+    seen = [waited.expected]
+    for _ in range(3):
+        waited.came()
+        seen.append(waited.expected)
+    assert seen == [True, True, False, False]
+
+
+def test_where_several_came_more_are_waited_for_a_moment() -> None:
+    now = 100.0
+    waited = Arrivals(clock=lambda: now)
+    with waited.preparing(), waited.preparing():
+        pass
+    waited.came()
+    waited.came()
+    assert waited.expected
+    now += GRACE_S
+    assert not waited.expected
+
+
 def test_a_preparation_that_fails_is_over_as_well() -> None:
     now = 100.0
     waited = Arrivals(clock=lambda: now)
