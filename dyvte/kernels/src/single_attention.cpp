@@ -34,20 +34,23 @@ inline void multiply(const float* query, const T* keys, int64_t dim, Vec (&sums)
   }
 }
 
+// Where lane `lane` of two vectors that are folded into one is taken from: of each pair of lanes
+// `step` apart the lower one's sum is a's, the upper one's b's.
+constexpr int source(int lane, int step, bool upper) {
+  return (upper ? lane | step : lane & ~step) + (lane & step ? kLanes : 0);
+}
+
 // Lane i of the result is the sum of the lanes of sums[i]: halves are folded until one is left.
-inline Vec sum_lanes(Vec (&sums)[kLanes]) {
-  Ints lanes;
-  for (int lane = 0; lane < kLanes; lane++) lanes[lane] = lane;
-  for (int step = 1; step < kLanes; step *= 2) {
-    // Of each pair of lanes `step` apart the even one comes from a, the odd one from b.
-    const Ints odd = (lanes & step) != 0, one = lanes & ~step, other = lanes | step;
-    const Ints left = odd ? one + kLanes : one, right = odd ? other + kLanes : other;
+template <int Step = 1, int... Lane>
+inline Vec sum_lanes(Vec (&sums)[kLanes], std::integer_sequence<int, Lane...> lanes) {
+  if constexpr (Step == kLanes) return sums[0];
+  else {
 #pragma GCC unroll 8
-    for (int i = 0; i < kLanes; i += 2 * step)
-      sums[i] = __builtin_shuffle(sums[i], sums[i + step], left) +
-                __builtin_shuffle(sums[i], sums[i + step], right);
+    for (int i = 0; i < kLanes; i += 2 * Step)
+      sums[i] = picked<source(Lane, Step, false)...>(sums[i], sums[i + Step]) +
+                picked<source(Lane, Step, true)...>(sums[i], sums[i + Step]);
+    return sum_lanes<2 * Step>(sums, lanes);
   }
-  return sums[0];
 }
 
 template <class T>
@@ -68,7 +71,7 @@ inline void score(const float* query, const T* keys, int64_t dim, float scale, i
     for (; key + kLanes <= count; key += kLanes) {
       Vec sums[kLanes];
       multiply(query, keys + key * dim, dim, sums);
-      store(scores + key, sum_lanes(sums) * scale);
+      store(scores + key, sum_lanes(sums, Lanes{}) * scale);
     }
   for (; key < count; key++) scores[key] = dot(query, keys + key * dim, dim) * scale;
 }

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <utility>
 #if defined(__F16C__) || defined(__AVX512F__)
 #include <immintrin.h>
 #endif
@@ -82,12 +83,26 @@ inline Vec all(float value) { return value - Vec{}; }
 // Of a pair with one that is no number: b.
 inline Vec larger(Vec a, Vec b) { return a > b ? a : b; }
 
-inline float sum(Vec value) {
-  Ints lanes;
-  for (int lane = 0; lane < kLanes; lane++) lanes[lane] = lane;
-  for (int step = kLanes / 2; step; step /= 2) value += __builtin_shuffle(value, lanes ^ step);
-  return value[0];
+using Lanes = std::make_integer_sequence<int, kLanes>;
+
+// Lane i of the result is lane From[i] of a, or of b from kLanes on.
+template <int... From>
+inline Vec picked(Vec a, Vec b) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, From...);
+#else
+  return __builtin_shuffle(a, b, Ints{From...});
+#endif
 }
+
+// Each lane and the one `Step` lanes away added, and so on with half of Step: the sum in each.
+template <int Step, int... Lane>
+inline Vec folded(Vec value, std::integer_sequence<int, Lane...> lanes) {
+  if constexpr (Step == 0) return value;
+  else return folded<Step / 2>(value + picked<(Lane ^ Step)...>(value, value), lanes);
+}
+
+inline float sum(Vec value) { return folded<kLanes / 2>(value, Lanes{})[0]; }
 
 // e^x: 0 below -87, infinite from 88.4 to 89, the largest x that is allowed; what is no number stays
 // none. A power of two times a polynomial for what is left of it.
