@@ -19,6 +19,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -28,8 +30,9 @@ from dyvte.kernels import trust
 log = logging.getLogger("dyvte.kernels")
 
 HERE = Path(__file__).parent
-# -fopenmp: torch ships its OpenMP as libgomp.so.1, the name that this asks for. torch is loaded
-# first, so both share one library and its pool of threads.
+# -fopenmp: torch ships its OpenMP as libgomp.so.1, the name that g++ asks for. torch is loaded
+# first, so both share one library and its pool of threads; what clang++ compiles has a pool of its
+# own, so that is tried last.
 FLAGS = ("-std=c++17", "-O3", "-ffp-contract=fast", "-fopenmp", "-shared", "-fPIC", "-w")
 _V3 = frozenset({"avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe"})
 LEVELS = {
@@ -39,6 +42,7 @@ LEVELS = {
 """Instruction sets that an image is made for, best first, and the features that each needs."""
 VECTORS = {32: "AVX-512", 16: "AVX2"}  # by outputs of a panel
 TIMEOUT = 300  # seconds that a compiler may take
+UNUSED = 30 * 24 * 3600  # seconds after which a library that nobody loaded is removed
 
 
 @cache
@@ -75,7 +79,7 @@ def compile_into(path: Path, level: str) -> None:
 def find_compiler() -> list[str]:
     """``$CXX``, or the first of the usual names that is there. Raises FileNotFoundError."""
     named = shlex.split(os.environ.get("CXX", ""))
-    for command in [named] if named else (["g++"], ["c++"]):
+    for command in [named] if named else (["g++"], ["c++"], ["clang++"]):
         if shutil.which(command[0]) is not None:
             return command
     raise FileNotFoundError(f"no C++ compiler: {named[0] if named else 'g++'} is not found")
@@ -111,11 +115,13 @@ def _own() -> ctypes.CDLL:
     folder = _cache()
     if folder is not None and trust.is_private(folder):
         path = folder / name
-        if trust.is_whole(path) and trust.is_private(path):
-            return ctypes.CDLL(str(path))
+        kept = _kept(path)
+        if kept is not None:
+            return kept
         if os.access(folder, os.W_OK):
             log.info("compiling the CPU kernels for this processor, once")
             compile_into(path, "native")
+            _remove_unused(folder)
             return ctypes.CDLL(str(path))
     log.warning(
         "compiling the CPU kernels, as at every start: %s cannot be written or is not this "
@@ -125,6 +131,28 @@ def _own() -> ctypes.CDLL:
     with tempfile.TemporaryDirectory(prefix="dyvte-") as private:  # what is mapped may be deleted
         compile_into(Path(private) / name, "native")
         return ctypes.CDLL(str(Path(private) / name))
+
+
+def _kept(path: Path) -> ctypes.CDLL | None:
+    """The library that was compiled before; None if there is none to be trusted. Raises OSError."""
+    with suppress(OSError):  # somebody else's may be loaded and not be touched
+        os.utime(path, follow_symlinks=False)  # first of all: who removes old ones looks at this
+    if not (trust.is_whole(path) and trust.is_private(path)):
+        return None
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError:
+        if path.exists():
+            raise
+        return None  # looked at before it was touched, removed after
+
+
+def _remove_unused(folder: Path) -> None:
+    """Libraries of other versions and processors; a process that has one mapped keeps it."""
+    for path in folder.glob(f"native-{'[0-9a-f]' * 16}.so"):
+        with suppress(OSError):
+            if time.time() - path.lstat().st_mtime > UNUSED:
+                path.unlink()
 
 
 def _cache() -> Path | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import platform
@@ -12,79 +11,16 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
 import pytest
 
 from dyvte import cpu
 from dyvte.kernels import build, ops, trust
+from tests.kernels.given_compiler import Compiler, again, place, program
 
 ROOT = Path(__file__).parents[2]
-NEEDS = "needs a C++ compiler"
 SOMEBODY = 12345
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of its own, nothing in the package, nothing found before."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.delenv("CXX", raising=False)
-    monkeypatch.setattr(build, "_shipped", lambda: None)
-    monkeypatch.setattr(build, "library", cache(build.library.__wrapped__))
-    return tmp_path / "cache"
-
-
-def program(folder: Path, *lines: str) -> Path:
-    """An executable script."""
-    path = folder / "c++"
-    path.write_text("\n".join(["#!/bin/sh", *lines]) + "\n", "utf-8")
-    path.chmod(0o755)
-    return path
-
-
-class Compiler:
-    """Gives what was compiled before, at once, and counts how often it was asked."""
-
-    def __init__(self, folder: Path, real: Path, wait: float = 0) -> None:
-        self._calls = folder / "calls"
-        self.path = program(
-            folder,
-            f'echo called >> "{self._calls}"',
-            f"sleep {wait}",
-            'while [ "$1" != -o ]; do shift; done',
-            f'cp "{real}" "$2"',
-        )
-
-    @property
-    def calls(self) -> int:
-        return len(self._calls.read_text().splitlines()) if self._calls.exists() else 0
-
-
-@pytest.fixture(scope="module")
-def real() -> Path:
-    """A library that can be loaded here."""
-    found = build.library()
-    if found is None:
-        pytest.skip(NEEDS)
-    return Path(found._name)
-
-
-@pytest.fixture
-def compiler(tmp_path: Path, real: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Compiler:
-    made = Compiler(tmp_path, real)
-    monkeypatch.setenv("CXX", str(made.path))
-    return made
-
-
-def again() -> ctypes.CDLL | None:
-    """As in another process."""
-    return build.library.__wrapped__()
-
-
-def place(found: ctypes.CDLL | None) -> Path:
-    assert found is not None
-    return Path(found._name)
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -104,6 +40,17 @@ def test_without_a_compiler_there_are_no_kernels_and_one_warning(
     [said] = warnings(caplog)
     assert "no C++ compiler: g++ is not found" in said
     assert "torch's own are used" in said
+
+
+def test_the_first_compiler_of_the_usual_names_that_is_there_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for name in ("clang++", "c++", "g++"):
+        (tmp_path / name).write_text("#!/bin/sh\n", "utf-8")
+        (tmp_path / name).chmod(0o755)
+        assert build.find_compiler() == [name]
 
 
 def test_a_compiler_that_is_named_and_missing_is_told(
