@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dyvte.cli.progress import Bar
-from dyvte.cli.usage import CommandError, Parser, add_reading, whole
+from dyvte.cli.usage import CommandError, Parser, add_reading, add_weights, whole
 from dyvte.errors import OptionError
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def run(argv: Sequence[str]) -> int:
         dtype=args.dtype,
         allow_pickle=args.allow_pickle,
         token_order=args.token_order,
+        weights=args.weights,
     )
     plan = _plan(labels, args, choose_layers(args.layers, model.adapter.decoder.num_layers))
     with Bar("collecting", found.samples) as bar, _about("--out"):
@@ -76,6 +77,7 @@ def _parser() -> Parser:
     add("--batch", type=whole(1), default=16, metavar="N", help="samples run together")
     add("--shard", type=whole(1), default=256, metavar="N", help="samples in a file")
     add_reading(parser)
+    add_weights(parser)
     return parser
 
 

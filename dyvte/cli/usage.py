@@ -124,7 +124,7 @@ def add_reading(parser: argparse.ArgumentParser, devices: str = "auto, cpu, cuda
 
 
 def add_weights(parser: argparse.ArgumentParser) -> None:
-    """The flag of commands that answer with a model and nothing more."""
+    """The flag of commands that run a model and do not change it."""
     parser.add_argument("--weights", default="auto", help=WEIGHTS)
 
 

@@ -123,6 +123,7 @@ class Collecting:
             "model_weights": origin.weights if origin else "",
             "model_digest": model_digest(registry.find(self.model.name)),
             "dtype": str(adapter.dtype).removeprefix("torch."),
+            "weights": self.model.weights,
             "device": adapter.device.type,
             "data": self.source.data.name,
             "data_digest": file_digest(self.source.data),

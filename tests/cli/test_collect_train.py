@@ -126,6 +126,20 @@ def test_going_on_with_other_settings_or_data_is_refused(
     assert "was begun with data 'data.jsonl', not 'fewer.jsonl'" in printed[-1]
 
 
+def test_the_form_of_the_weights_is_kept_and_held_to(
+    argv: list[str], whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = [*argv, "--weights", "plain", "--limit", "3"]
+    assert main([*plain, "--out", str(tmp_path / "out")]) == 0
+    card = json.loads((tmp_path / "out" / "collection.json").read_text())
+    assert card["settings"]["weights"] == "plain"
+    assert main([*argv, "--weights", "plain", "--out", str(whole)]) == 2
+    assert main([*argv, "--weights", "int7", "--out", str(tmp_path / "other")]) == 2
+    *_, begun, unknown = capsys.readouterr().err.splitlines()
+    assert "was begun with weights 'auto', not 'plain'" in begun
+    assert "'int7' is none of auto, plain, int8" in unknown
+
+
 def test_some_layers_and_no_signals(argv: list[str], tmp_path: Path) -> None:
     more = ["--layers", "1-/2", "--signals", "none", "--limit", "6", "--labels", "self"]
     assert main([*argv, *more, "--out", str(tmp_path)]) == 0
