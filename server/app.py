@@ -77,7 +77,7 @@ def create_app(
 
     ``on_failure`` is told if that fails, so that the process can end. ``app.state.lifecycle``
     drains, which is how a SIGTERM reaches the service; ``app.state.loading`` is the task that
-    opens the engine.
+    opens the engine; ``app.state.on_malformed`` counts what the protocol refused as no HTTP.
     """
     metrics = ServerMetrics(settings.name, settings.metrics_compat)
     keys = Keyring.of(settings)
@@ -104,6 +104,7 @@ def create_app(
         redirect_slashes=False,  # it would name the host and scheme that the client believes in
     )
     app.state.lifecycle = lifecycle
+    app.state.on_malformed = metrics.malformed
     _add_routes(
         app,
         Chat(settings, lifecycle, preprocessor, metrics, version()),

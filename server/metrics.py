@@ -150,6 +150,10 @@ class ServerMetrics:
         label = str(status) if str(status) in STATUSES else "other"
         self._requests(endpoint_of(path), label).inc()
 
+    def malformed(self) -> None:
+        """What came was no HTTP: it has no path."""
+        self.request("", 400)
+
     def refusal(self, reason: str) -> None:
         """A request was not admitted."""
         self._refusals(reason).inc()

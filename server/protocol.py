@@ -11,6 +11,7 @@ What is no HTTP at all never reaches the app; its 400 is written here, in the ap
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import structlog
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -29,8 +30,10 @@ class HeadTooLarge(Exception):
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """One connection. ``bounded_protocol`` sets the bounds of a head and of a body."""
+    """One connection. ``bounded_protocol`` sets the bounds of a head and of a body, and who is told
+    of each 400 that is written here."""
 
+    on_malformed: Callable[[], None] = staticmethod(lambda: None)
     head_timeout_s = 10.0
     body_timeout_s = 60.0
     max_body_bytes = 64 * 2**20
@@ -71,6 +74,7 @@ class BoundedProtocol(HttpToolsProtocol):
             lines = [b"%b: %b\r\n" % (name, value) for name, value in head]
             self.transport.write(b"".join((STATUS_LINE[400], *lines, b"\r\n", bytes(reply.body))))
             log.info("request", id=request_id, status=400, reason=msg)
+            self.on_malformed()
         self.transport.close()
 
     def on_message_begin(self) -> None:
@@ -124,9 +128,12 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.close()
 
 
-def bounded_protocol(settings: Settings) -> type[BoundedProtocol]:
+def bounded_protocol(
+    settings: Settings, on_malformed: Callable[[], None] = lambda: None
+) -> type[BoundedProtocol]:
     """The protocol class to give to uvicorn, which makes one object per connection itself."""
     bounds = {
+        "on_malformed": staticmethod(on_malformed),
         "head_timeout_s": settings.header_timeout,
         "body_timeout_s": settings.body_timeout,
         "max_body_bytes": settings.max_body,

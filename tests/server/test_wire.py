@@ -194,6 +194,23 @@ def test_what_is_no_http_is_a_400_in_openais_form_with_an_id(url: str, sent: byt
     assert httpx.get(f"{url}/health").status_code == 200
 
 
+def test_what_is_no_http_is_counted() -> None:
+    with serve(FakeEngine()) as url:
+        host = urlsplit(url)
+        for sent in MALFORMED.values():
+            with socket.create_connection((host.hostname, host.port), timeout=5) as raw:
+                raw.sendall(sent)
+                assert everything(raw).startswith(b"HTTP/1.1 400")
+        page = httpx.get(f"{url}/metrics").text
+    [line] = [each for each in page.splitlines() if counted(each, "other", "400")]
+    assert float(line.split()[-1]) == len(MALFORMED)
+
+
+def counted(line: str, endpoint: str, status: str) -> bool:
+    labels = (f'endpoint="{endpoint}"', f'status_code="{status}"')
+    return line.startswith("dyvte_requests_total{") and all(each in line for each in labels)
+
+
 def test_what_is_no_http_behind_a_request_never_lands_in_its_stream() -> None:
     engine = FakeEngine(answer=b"x" * 400, step_s=0.02)
     with serve(engine) as url:
