@@ -20,7 +20,7 @@ from dyvte.models import registry
 from dyvte.models.adapter import ModelAdapter
 from dyvte.models.checkpoints.opened import read_config
 from dyvte.models.decoder import DecoderAdapter
-from dyvte.models.linear import PanelLinear
+from dyvte.models.linear import PanelLinear, bytes_to_hold
 from dyvte.models.parts import PartFacts, parts_of
 from dyvte.models.vision.assumed import assumed_processor
 from dyvte.models.vision.images import ProcessImages
@@ -42,7 +42,8 @@ Size = tuple[int, int]
 class ModelFacts:
     """``loaded`` is False where no weight was read; ``context`` is in rows.
 
-    ``kernels`` is the instruction set of the C++ kernels that compute it, None where torch does.
+    ``kernels`` is the instruction set of the C++ kernels that compute its layers, None where torch
+    does. ``weight_bytes`` are exact where weights were read; else they follow from the configs.
     """
 
     name: str
@@ -105,17 +106,26 @@ class Inspection:
 
 
 def inspect(
-    model: Model, sizes: Sequence[Size], text: int, generated: int, serving: Serving
+    model: Model,
+    sizes: Sequence[Size],
+    text: int,
+    generated: int,
+    serving: Serving,
+    on_cpu: bool = False,
 ) -> Inspection:
-    """Look at ``model``; the request has one picture of ``sizes[0]``. Raises ModelError."""
+    """Look at ``model``; the request has one picture of ``sizes[0]``. Raises ModelError.
+
+    ``on_cpu``: a model without weights is sized as this machine's processor would hold them.
+    """
     process, assumed = _processor(model)
     images = [_image(model, process, size) for size in sizes]
     shape, first = model.adapter.decoder, images[0]
     request = RequestSize(first.visual_tokens, text, generated, first.vision_flops)
     exits = [None, *depths(shape.num_layers).values()]
-    weights = model.adapter.parameter_bytes() + _gate_bytes(model)
+    facts = _model(model, on_cpu)
+    weights = facts.weight_bytes + _gate_bytes(model)
     return Inspection(
-        model=_model(model),
+        model=facts,
         parts=parts_of(model.adapter),
         images=images,
         images_assumed=assumed,
@@ -128,13 +138,17 @@ def inspect(
     )
 
 
-def _model(model: Model) -> ModelFacts:
+def _model(model: Model, on_cpu: bool) -> ModelFacts:
     adapter, shape = model.adapter, model.adapter.decoder
+    folder, loaded = registry.find(model.name, weights=False), adapter.device.type != "meta"
+    held = adapter.parameter_bytes()
+    if on_cpu and not loaded:
+        held = bytes_to_hold(adapter, registry.checkpoint_dtype(folder))
     return ModelFacts(
         name=Path(model.name).name or Path(model.name).resolve().name,
         family=adapter.family,
-        layout=registry.layout_of(read_config(registry.find(model.name, weights=False))),
-        loaded=adapter.device.type != "meta",
+        layout=registry.layout_of(read_config(folder)),
+        loaded=loaded,
         dtype=str(adapter.dtype).removeprefix("torch."),
         device=str(adapter.device),
         kernels=_kernels(adapter),
@@ -142,7 +156,7 @@ def _model(model: Model) -> ModelFacts:
         heads=shape.num_heads,
         kv_heads=shape.num_kv_heads,
         head_dim=shape.head_dim,
-        weight_bytes=adapter.parameter_bytes(),
+        weight_bytes=held,
         notes=model.notes,
     )
 
@@ -150,7 +164,7 @@ def _model(model: Model) -> ModelFacts:
 def _kernels(adapter: ModelAdapter) -> str | None:
     if not isinstance(adapter, DecoderAdapter):
         return None
-    used = any(isinstance(each, PanelLinear) for each in adapter.model.modules())
+    used = adapter.fused or any(isinstance(each, PanelLinear) for each in adapter.model.modules())
     return build.instruction_set() if used else None
 
 

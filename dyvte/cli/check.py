@@ -43,6 +43,7 @@ def run(argv: Sequence[str]) -> int:
             args.prompt_tokens,
             args.output_tokens,
             _serving(args, model),
+            on_cpu=not _on_cuda(args.device),
         )
     if args.json:
         print(json.dumps(as_json(found), ensure_ascii=False))
@@ -114,15 +115,16 @@ def _open(args: argparse.Namespace) -> Model:
 
 
 def _serving(args: argparse.Namespace, model: Model) -> Serving:
-    import torch
-
     from dyvte.engine.build import CPU_PAGE, CUDA_PAGE
     from dyvte.engine.scheduler import Limits
     from dyvte.sizing import Serving
 
-    cuda = args.device.startswith("cuda")
-    if args.device == "auto":
-        cuda = torch.cuda.is_available()
-    page = CUDA_PAGE if cuda else CPU_PAGE
+    page = CUDA_PAGE if _on_cuda(args.device) else CPU_PAGE
     rows = Limits().max_group_rows
     return Serving(args.concurrency, page, rows, model.adapter.dtype.itemsize)
+
+
+def _on_cuda(device: str) -> bool:
+    import torch
+
+    return torch.cuda.is_available() if device == "auto" else device.startswith("cuda")

@@ -8,7 +8,7 @@ Shapes: T rows, S segments, d hidden size, V vocabulary.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -106,7 +106,7 @@ class DecoderAdapter(ModelAdapter):
                     if type(child) is nn.Linear:
                         setattr(parent, name, in_layers(child))
         head = self._lm_head
-        if in_head is None or type(head) is not nn.Linear or head.weight is self._embedding.weight:
+        if in_head is None or type(head) is not nn.Linear or self.shares_embedding(head):
             return
         self._lm_head = in_head(head)
         for parent in list(self.model.modules()):
@@ -127,6 +127,20 @@ class DecoderAdapter(ModelAdapter):
         self._fused = [make(layer) for layer in self._layers]
         if type(self._lm_head) is nn.Linear:
             self._lm_head = in_head(self._lm_head)
+
+    @property
+    def fused(self) -> bool:
+        """True if some layers run through what was made of them."""
+        return any(each is not None for each in self._fused)
+
+    def linears(self) -> Iterator[nn.Linear]:
+        """The plain linear layers that ``replace_linears`` and ``fuse`` find, the head last."""
+        modules = (each for layer in self._layers for each in layer.modules())
+        return (each for each in (*modules, self._lm_head) if type(each) is nn.Linear)
+
+    def shares_embedding(self, linear: nn.Linear) -> bool:
+        """True for a head whose weights are the embedding's."""
+        return linear.weight is self._embedding.weight
 
     def decoder_bytes(self) -> int:
         """Bytes of the layers, the last norm and the head: what a decode step reads."""

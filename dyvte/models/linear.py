@@ -156,6 +156,24 @@ def prepare(adapter: ModelAdapter, weights: str = "auto") -> None:
         adapter.fuse(partial(fused.layer, dtype=adapter.dtype), in_head)
 
 
+def bytes_to_hold(adapter: ModelAdapter, stored: torch.dtype | None) -> int:
+    """Bytes of all weights of a model without any, after ``prepare`` on this machine's processor.
+
+    ``stored`` is the checkpoint's type: what came from 16 bit stays 16 bit in panels. A head that
+    shares the embedding's weights gets panels of its own.
+    """
+    held = adapter.parameter_bytes()
+    if not isinstance(adapter, DecoderAdapter) or adapter.dtype != torch.float32:
+        return held
+    if ops.available():
+        size = 2 if stored in (torch.bfloat16, torch.float16) else 4
+        for each in adapter.linears():
+            held += -(-each.out_features // ops.panel()) * ops.panel() * each.in_features * size
+            if not adapter.shares_embedding(each):
+                held -= each.weight.numel() * each.weight.element_size()
+    return held
+
+
 def _fastest(adapter: DecoderAdapter) -> Form | None:
     """Without rounding anything that was not rounded before; None: as it is."""
     if adapter.device.type != "cpu":

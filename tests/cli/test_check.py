@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import LlavaForConditionalGeneration
 
 import dyvte
 from dyvte.cli import main
@@ -41,11 +43,36 @@ def test_a_loaded_model_is_told_as_it_is(
     assert totals == sorted(totals, reverse=True)
 
 
+def stored_in(dtype: torch.dtype, folder: Path, tied: bool) -> Path:
+    """A checkpoint of that type, whose head may be the embedding."""
+    shape = tiny.config()
+    shape.tie_word_embeddings = shape.text_config.tie_word_embeddings = tied
+    torch.manual_seed(0)
+    LlavaForConditionalGeneration(shape).to(dtype).save_pretrained(folder)
+    tiny.save_processor(folder)
+    return folder
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_weights_are_sized_as_they_will_be_held_before_one_is_read(
+    dtype: torch.dtype, tied: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """16-bit weights stay 16 bit where our kernels compute float32."""
+    folder = stored_in(dtype, tmp_path / "model", tied)
+    how = ("--device", "cpu", "--dtype", "float32", "--image", "12x12")
+    loaded, built = (told(capsys, folder, *how, *more) for more in ((), ("--no-weights",)))
+    assert built["model"]["weight_bytes"] == loaded["model"]["weight_bytes"]
+    assert built["memory_estimate"] == loaded["memory_estimate"]
+    if ops.available():
+        kept = told(capsys, folder, "--device", "cuda", *how[2:], "--no-weights")["model"]
+        assert (built["model"]["weight_bytes"] < kept["weight_bytes"]) == (dtype == torch.float16)
+
+
 def test_nothing_changes_where_no_weight_is_read(
     tiny_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Kernels hold a 16-bit checkpoint's numbers in 16 bit, which no config tells.
-    monkeypatch.setattr(ops, "available", lambda: False)
+    monkeypatch.setattr(ops, "available", lambda: False)  # what computes is not told
     loaded = told(capsys, tiny_folder, "--device", "cpu")
 
     def refuse(*_: object, **__: object) -> None:
@@ -67,7 +94,8 @@ def test_the_kernels_that_compute_a_model_are_told(
         pytest.skip("needs a C++ compiler")
     device = ("--device", "cpu", "--image", "12x12")
     assert told(capsys, tiny_folder, *device)["model"]["kernels"] == build.instruction_set()
-    assert told(capsys, tiny_folder, *device, "--dtype", "bfloat16")["model"]["kernels"] is None
+    bfloat16 = told(capsys, tiny_folder, *device, "--dtype", "bfloat16")["model"]
+    assert bfloat16["kernels"] == build.instruction_set()  # norms and attention, not products
     assert told(capsys, tiny_folder, *device, "--no-weights")["model"]["kernels"] is None
     assert main(["check", str(tiny_folder), *device]) == 0
     assert f"float32 · kernels for {build.instruction_set()} · " in capsys.readouterr().out
