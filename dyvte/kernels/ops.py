@@ -34,7 +34,7 @@ Run = tuple[int, int, int, int]
 _i64, _int, _float, _at = ctypes.c_int64, ctypes.c_int, ctypes.c_float, ctypes.c_void_p
 _SIGNATURES = {
     "dyvte_panel": [],
-    "dyvte_linear": [_at, _i64, _i64, _i64, _at, _int, _i64, _at, _at, _at, _i64, _int],
+    "dyvte_linear": [_at, _i64, _i64, _i64, _at, _int, _i64, *[_at] * 5, _i64, _int],
     "dyvte_rms_norm": [_int, _at, _i64, _i64, _i64, _at, _float, _at, _int],
     "dyvte_turn_heads": [_int, _at, _i64, _i64, _i64, _i64, _at, _float, _at, _at, _int],
     "dyvte_silu_mul": [_int, _at, _i64, _at, _i64, _i64, _i64, _at, _int],
@@ -121,6 +121,34 @@ def linear(
     out: Tensor | None = None,
 ) -> Tensor:
     """``[T, K] → [T, N]``; ``residual [T, N]`` is added to it, and may not overlap ``out``."""
+    return _linear(x_TK, panels, bias, None, None, residual, out)
+
+
+def gated_linear(
+    x_TK: Tensor,
+    gate: Panels,
+    up: Panels,
+    gate_bias: Tensor | None = None,
+    up_bias: Tensor | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
+    """``silu(gate(x)) * up(x)``: ``[T, K] → [T, N]``, to the bit what the three give one by one.
+
+    Both weights are alike in shape and type.
+    """
+    assert (gate.dtype, gate.inputs, gate.outputs) == (up.dtype, up.inputs, up.outputs)
+    return _linear(x_TK, up, up_bias, gate, gate_bias, None, out)
+
+
+def _linear(
+    x_TK: Tensor,
+    panels: Panels,
+    bias: Tensor | None,
+    gate: Panels | None,
+    gate_bias: Tensor | None,
+    residual: Tensor | None,
+    out: Tensor | None,
+) -> Tensor:
     x, rows, apart = _numbers_together(x_TK)
     added = None if residual is None else residual.contiguous()
     out = _room(out, x, rows, panels.outputs)
@@ -133,6 +161,8 @@ def linear(
         FORMS[panels.dtype],
         panels.outputs,
         None if bias is None else bias.data_ptr(),
+        None if gate is None else gate.data.data_ptr(),
+        None if gate_bias is None else gate_bias.data_ptr(),
         None if added is None else added.data_ptr(),
         out.data_ptr(),
         panels.outputs,

@@ -82,6 +82,21 @@ def test_a_product_is_that_of_double_precision(shape: tuple[int, int], dtype: to
             torch.testing.assert_close(found.double(), expected, atol=3e-5, rtol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [*SHAPES, (70, 1500)])
+def test_a_gated_product_has_the_bits_of_its_parts(
+    shape: tuple[int, int], dtype: torch.dtype
+) -> None:
+    outputs, inputs = shape
+    gate, up = (ops.lay_out(weights(outputs, inputs, dtype, seed)) for seed in (1, 2))
+    biases = drawn(outputs, seed=3), drawn(outputs, seed=4)
+    for rows in ROWS:
+        x = drawn(rows, inputs, seed=rows)
+        for b, c in ((None, None), biases, (None, biases[1])):
+            parts = ops.silu_mul(ops.linear(x, gate, b), ops.linear(x, up, c))
+            assert same_bits(ops.gated_linear(x, gate, up, b, c), parts)
+
+
 def test_a_product_over_rows_that_lie_apart_or_crosswise_is_the_same() -> None:
     wide, panels = drawn(20, 3, 96), ops.lay_out(weights(40, 96, torch.bfloat16))
     apart = wide[:, 1]
@@ -103,6 +118,10 @@ def test_results_lie_where_they_are_asked_to() -> None:
         (ops.linear(rows, panels, bias, other), partial(ops.linear, rows, panels, bias, other)),
         (ops.rms_norm(rows, scale, 1e-6), partial(ops.rms_norm, rows, scale, 1e-6)),
         (ops.silu_mul(rows, other), partial(ops.silu_mul, rows, other)),
+        (
+            ops.gated_linear(rows, panels, panels, bias),
+            partial(ops.gated_linear, rows, panels, panels, bias),
+        ),
     ):
         there = torch.full((30, 64), 7.0)
         assert into(out=there[4:24]).data_ptr() == there[4].data_ptr()

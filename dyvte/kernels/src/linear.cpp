@@ -13,6 +13,7 @@
 #include <new>
 
 #include "tile.h"
+#include "units.h"
 
 namespace dyvte {
 namespace {
@@ -87,33 +88,65 @@ struct Product {
   const float* x;
   int64_t rows, x_stride, inputs;
   int64_t outputs;
-  const float* bias;
-  const float* residual;
+  const float* residual;  // null: none
   float* out;
   int64_t out_stride;
 };
 
-// The tiles of one panel with a block of rows: rows `from .. from + rows - 1`, inputs from `k`.
 template <class Weight>
-void cross(const Product& p, const Weight* weights, int64_t j, int64_t k, const float* x,
-           int64_t x_stride, int64_t from, int64_t rows) {
+struct Weights {
+  const Weight* panels;  // null: there are none
+  const float* bias;     // null: none
+};
+
+// Where the results of one panel with a block of rows go, from the first of both on.
+struct Place {
+  float* out;
+  const float* residual;
+  int64_t stride;
+};
+
+// Inputs from `k` on of a block of rows.
+struct Block {
+  const float* x;
+  int64_t stride, rows, k;
+};
+
+// The tiles of panel `j` with a block of rows.
+template <class Weight>
+void cross(const Product& p, const Weights<Weight>& weights, int64_t j, const Block& block,
+           const Place& place) {
   Tile tile;
-  tile.x_stride = x_stride;
-  tile.out_stride = p.out_stride;
-  tile.depth = std::min(kDepth, p.inputs - k);
-  tile.first = k == 0;
-  tile.last = k + tile.depth == p.inputs;
+  tile.x_stride = block.stride;
+  tile.out_stride = place.stride;
+  tile.depth = std::min(kDepth, p.inputs - block.k);
+  tile.first = block.k == 0;
+  tile.last = block.k + tile.depth == p.inputs;
   const int64_t col = j * kTileCols;
   tile.cols = static_cast<int>(std::min<int64_t>(kTileCols, p.outputs - col));
-  tile.bias = p.bias ? p.bias + col : nullptr;
-  const Weight* panel = weights + (j * p.inputs + k) * kTileCols;
-  for_tiles(rows, [&](int64_t start, auto count) {
-    const int64_t at = (from + start) * p.out_stride + col;
-    tile.x = x + start * x_stride;
-    tile.out = p.out + at;
-    tile.residual = p.residual ? p.residual + at : nullptr;
+  tile.bias = weights.bias ? weights.bias + col : nullptr;
+  const Weight* panel = weights.panels + (j * p.inputs + block.k) * kTileCols;
+  for_tiles(block.rows, [&](int64_t start, auto count) {
+    tile.x = block.x + start * block.stride;
+    tile.out = place.out + start * place.stride;
+    tile.residual = place.residual ? place.residual + start * place.stride : nullptr;
     multiply<count>(tile, panel);
   });
+}
+
+// As `cross`, but what comes out is multiplied with silu of the same rows' product with `gate`,
+// which is summed up in `gates`.
+template <class Weight>
+void cross_gated(const Product& p, const Weights<Weight>& weights, const Weights<Weight>& gate,
+                 int64_t j, const Block& block, const Place& place, const Place& gates) {
+  cross(p, gate, j, block, gates);
+  cross(p, weights, j, block, place);
+  if (block.k + kDepth < p.inputs) return;
+  const int64_t cols = std::min<int64_t>(kTileCols, p.outputs - j * kTileCols);
+  for (int64_t r = 0; r < block.rows; r++) {
+    float* out = place.out + r * place.stride;
+    gated_units(gates.out + r * gates.stride, out, out, cols);
+  }
 }
 
 float* scratch() {
@@ -125,32 +158,55 @@ float* scratch() {
   return block.get();
 }
 
+float* gate_scratch() {
+  alignas(64) thread_local float block[kBlockRows * kTileCols];
+  return block;
+}
+
 template <class Weight>
-void linear(const Product& p, const Weight* weights, int threads) {
+void linear(const Product& p, const Weights<Weight>& weights, const Weights<Weight>& gate,
+            int threads) {
   const int64_t panels = (p.outputs + kTileCols - 1) / kTileCols;
   const int64_t blocks = (p.rows + kBlockRows - 1) / kBlockRows;
   const bool copies = p.rows > 2;
   if (p.rows * p.inputs * p.outputs < kAlone) threads = 1;
-  float* block = copies ? scratch() : nullptr;
+  float* copied = copies ? scratch() : nullptr;
+  // Sums over several depths must last from one to the next.
+  std::unique_ptr<float[]> sums;
+  if (gate.panels && p.inputs > kDepth) sums.reset(new float[kBlockRows * p.outputs]);
 #pragma omp parallel num_threads(threads)
   for (int64_t b = 0; b < blocks; b++) {
     const int64_t from = p.rows * b / blocks, rows = p.rows * (b + 1) / blocks - from;
     for (int64_t k = 0; k < p.inputs; k += kDepth) {
-      const int64_t bytes = std::min(kDepth, p.inputs - k) * sizeof(float);
+      const float* x = p.x + from * p.x_stride + k;
       if (copies) {
 #pragma omp for schedule(static)
         for (int64_t r = 0; r < rows; r++)
-          std::memcpy(block + r * kStride, p.x + (from + r) * p.x_stride + k, bytes);
+          std::memcpy(copied + r * kStride, x + r * p.x_stride,
+                      std::min(kDepth, p.inputs - k) * sizeof(float));
       }
-#pragma omp for schedule(dynamic, 2)
+      const Block block{copies ? copied : x, copies ? kStride : p.x_stride, rows, k};
+#pragma omp for schedule(guided, 1)
       for (int64_t j = 0; j < panels; j++) {
-        if (copies)
-          cross(p, weights, j, k, block, kStride, from, rows);
-        else
-          cross(p, weights, j, k, p.x + from * p.x_stride + k, p.x_stride, from, rows);
+        const int64_t col = j * kTileCols, at = from * p.out_stride + col;
+        const Place place{p.out + at, p.residual ? p.residual + at : nullptr, p.out_stride};
+        if (!gate.panels) {
+          cross(p, weights, j, block, place);
+          continue;
+        }
+        const Place gates = sums ? Place{sums.get() + col, nullptr, p.outputs}
+                                 : Place{gate_scratch(), nullptr, kTileCols};
+        cross_gated(p, weights, gate, j, block, place, gates);
       }
     }
   }
+}
+
+template <class Weight>
+void linear(const Product& p, const void* weights, const float* bias, const void* gate,
+            const float* gate_bias, int threads) {
+  linear<Weight>(p, {static_cast<const Weight*>(weights), bias},
+                 {static_cast<const Weight*>(gate), gate_bias}, threads);
 }
 
 }  // namespace
@@ -161,15 +217,17 @@ extern "C" {
 // Outputs of a panel: weights are laid out for as many.
 int dyvte_panel() { return dyvte::kTileCols; }
 
-// `form`: 0 float32, 1 bfloat16, 2 float16. `bias` and `residual` may be null; `residual` lies as
-// `out` does and may not overlap it.
+// out = x W^T + bias + residual, times silu(x G^T + gate_bias) if there is a `gate` G.
+// `form` of W and G: 0 float32, 1 bfloat16, 2 float16. All but x, W and out may be null; `residual`
+// lies as `out` does and may not overlap it.
 void dyvte_linear(const float* x, int64_t rows, int64_t x_stride, int64_t inputs,
                   const void* weights, int form, int64_t outputs, const float* bias,
-                  const float* residual, float* out, int64_t out_stride, int threads) {
+                  const void* gate, const float* gate_bias, const float* residual, float* out,
+                  int64_t out_stride, int threads) {
   using namespace dyvte;
-  const Product p{x, rows, x_stride, inputs, outputs, bias, residual, out, out_stride};
-  if (form == 0) linear(p, static_cast<const float*>(weights), threads);
-  if (form == 1) linear(p, static_cast<const Bfloat16*>(weights), threads);
-  if (form == 2) linear(p, static_cast<const Float16*>(weights), threads);
+  const Product p{x, rows, x_stride, inputs, outputs, residual, out, out_stride};
+  if (form == 0) linear<float>(p, weights, bias, gate, gate_bias, threads);
+  if (form == 1) linear<Bfloat16>(p, weights, bias, gate, gate_bias, threads);
+  if (form == 2) linear<Float16>(p, weights, bias, gate, gate_bias, threads);
 }
 }

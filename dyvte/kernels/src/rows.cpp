@@ -4,15 +4,12 @@
 
 #include <cmath>
 
-#include "vector.h"
+#include "units.h"
 
 namespace dyvte {
 namespace {
 
 constexpr int64_t kAlone = 1 << 14;  // numbers that one thread turns faster than two
-
-// Below -89 e^-x counts as infinite: 0 comes out as it should, and of -infinity no number.
-inline Vec silu(Vec x) { return x / (1.0f + exponential(-larger(x, all(-89.0f)))); }
 
 template <class T>
 inline float rms_scale(const T* x, int64_t width, float eps) {
@@ -46,16 +43,6 @@ inline void turn(T* head, const T* cos, const T* sin, int64_t half) {
     const float a = number(head[i]), b = number(head[half + i]);
     put(head + i, a * number(cos[i]) - b * number(sin[i]));
     put(head + half + i, b * number(cos[half + i]) + a * number(sin[half + i]));
-  }
-}
-
-template <class T>
-inline void gated_units(const T* gate, const T* up, T* out, int64_t width) {
-  int64_t i = 0;
-  for (; i + kLanes <= width; i += kLanes) store(out + i, silu(load(gate + i)) * load(up + i));
-  for (; i < width; i++) {
-    const float x = number(gate[i]);
-    put(out + i, x / (1.0f + std::exp(-x)) * number(up[i]));
   }
 }
 
