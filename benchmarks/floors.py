@@ -5,6 +5,8 @@ values) over the fastest read; that of a prefill its multiply-adds, attention's 
 out, over the fastest product (``benchmarks.limits``). Limits and engine are measured in turn in
 every round, and a ratio is taken within its round. Pictures are encoded beforehand. Gates never
 fire here: all of them are asked in a prefill that keeps its images, which is the most they cost.
+With --cpu times are those of the one thread that computes, which others on the machine lengthen
+through caches and memory alone (but gates' share is of a wall clock's seconds).
 
     python -m benchmarks.floors --rounds 5 --out runs/floors.json
 """
@@ -25,7 +27,7 @@ from torch import Tensor
 import dyvte
 from benchmarks.exits import conversation
 from benchmarks.floor_report import PREFILL, STEP, Round, Share, Timing, figures, text
-from benchmarks.limits import Probe
+from benchmarks.limits import Clock, Probe
 from benchmarks.machine import Origin, quiet_rounds
 from benchmarks.model import PRESETS, ensure
 from benchmarks.results import write
@@ -68,6 +70,7 @@ class Bench:
     model: dyvte.Model
     prompts: list[Prompt]
     steps: int = STEPS
+    clock: Clock = time.perf_counter
     pictures: list[list[Tensor]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -81,8 +84,8 @@ class Bench:
     def time(self, count: int) -> tuple[Timing, Timing]:
         """Prefill and decode step of the first ``count`` prompts together, without an exit."""
         core = self._started(count, OFF)
-        prefill = _step(core, count)
-        step = statistics.median(_step(core, count) for _ in range(self.steps))
+        prefill = self._step(core, count)
+        step = statistics.median(self._step(core, count) for _ in range(self.steps))
         read = step_bytes(self.model, self.prompts[:count], Case("no exit", count))
         flops = sum(prefill_flops(self.shape, rows) for rows in self.rows[:count])
         return Timing(PREFILL, count, prefill, flops), Timing(STEP, count, step, read)
@@ -92,10 +95,11 @@ class Bench:
         own, self.adapter.gates = self.adapter.gates, gates_of(self.shape, gates)
         try:
             core = self._started(1, NEVER)
-            seconds = _step(core, 1)
+            self._step(core, 1)
         finally:
             self.adapter.gates = own
-        return Share(gates.name, gates.goal, seconds, core.last_step.gate_seconds)
+        ran = core.last_step
+        return Share(gates.name, gates.goal, ran.seconds, ran.gate_seconds)
 
     def _started(self, count: int, exits: dyvte.ExitOptions) -> EngineCore:
         """A core whose next step prefills the first ``count`` prompts together."""
@@ -107,15 +111,14 @@ class Bench:
             core.add(state)
         return core
 
-
-def _step(core: EngineCore, count: int) -> float:
-    """Seconds of one step, which must give every request a token."""
-    began = time.perf_counter()
-    said = core.step()
-    took = time.perf_counter() - began
-    if len(said) != count or any(each.error is not None for each in said):
-        raise RuntimeError(f"{len(said)} of {count} requests got a token in a step")
-    return took
+    def _step(self, core: EngineCore, count: int) -> float:
+        """Seconds of one step, which must give every request a token."""
+        began = self.clock()
+        said = core.step()
+        took = self.clock() - began
+        if len(said) != count or any(each.error is not None for each in said):
+            raise RuntimeError(f"{len(said)} of {count} requests got a token in a step")
+        return took
 
 
 def prefill_flops(shape: DecoderShape, rows: int) -> int:
@@ -143,6 +146,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--sequences", nargs="+", type=int, default=[1, 8])
     add("--rounds", type=int, default=5)
     add("--busy", action="store_true", help="keep rounds during which others used the cores")
+    add("--cpu", action="store_true", help="processor seconds of one thread; others may compute")
     add("--seed", type=int, default=0)
     add("--out", type=Path, default=Path("runs/floors.json"))
     return parser.parse_args(argv)
@@ -151,7 +155,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def measure(args: argparse.Namespace, bench: Bench) -> list[Round]:
     """All rounds; one before them warms up."""
     adapter = bench.adapter
-    probe = Probe(bench.shape, adapter.dtype, adapter.decoder_bytes(), bench.rows[0])
+    size = adapter.decoder_bytes()
+    probe = Probe(bench.shape, adapter.dtype, size, bench.rows[0], bench.clock)
 
     def one() -> Round:
         limits = probe.measure()
@@ -159,21 +164,25 @@ def measure(args: argparse.Namespace, bench: Bench) -> list[Round]:
         return Round(limits, timings, [bench.ask(gates) for gates in SHAPES])
 
     one()
-    return quiet_rounds(one, args.rounds, args.busy)
+    return quiet_rounds(one, args.rounds, busy=args.busy or args.cpu)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and report."""
     args = parse(argv)
     own = sys.argv[1:] if argv is None else argv
+    if args.cpu:
+        torch.set_num_threads(1)
     origin = Origin.here(["python", "-m", "benchmarks.floors", *own], args.seed, "cpu").as_json()
     folder = args.model or ensure(args.preset, args.models / args.preset)
     torch.manual_seed(args.seed)
     model = dyvte.load(folder, device="cpu", dtype=args.dtype)
     talks = [conversation(args.seed + k) for k in range(max(args.sequences))]
-    bench = Bench(model, [model.prompt(messages) for messages in talks])
+    clock = time.thread_time if args.cpu else time.perf_counter
+    bench = Bench(model, [model.prompt(messages) for messages in talks], clock=clock)
     rounds = measure(args, bench)
-    found = text(rounds, origin, f"{folder.name} in {args.dtype}", bench.rows[0])
+    what = f"{folder.name} in {args.dtype}{', processor time' if args.cpu else ''}"
+    found = text(rounds, origin, what, bench.rows[0])
     print(found)
     write(args.out, {"provenance": origin, "model": str(folder)} | figures(rounds), found)
 

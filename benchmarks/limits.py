@@ -22,6 +22,7 @@ from dyvte.flops import DecoderShape
 from dyvte.kernels import ops
 from dyvte.kernels.ops import Panels
 
+Clock = Callable[[], float]
 TORCH, OURS = "torch", "ours"
 TIMES = 3
 
@@ -60,12 +61,16 @@ class Product:
 
 @dataclass
 class Probe:
-    """What is read and multiplied, made once: ``size`` bytes, products of ``rows`` rows."""
+    """What is read and multiplied, made once: ``size`` bytes, products of ``rows`` rows.
+
+    ``clock`` counts the seconds.
+    """
 
     shape: DecoderShape
     dtype: torch.dtype
     size: int
     rows: int
+    clock: Clock = time.perf_counter
     products: list[Product] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -84,11 +89,12 @@ class Probe:
 
     def measure(self) -> Limits:
         """The best of some tries, in some tenths of a second."""
-        reads = {TORCH: self.block.nbytes / fastest(self.block.sum)}
+        reads = {TORCH: self.block.nbytes / fastest(self.block.sum, self.clock)}
         products = {TORCH: self._best(lambda each: F.linear(each.x_TK, each.weight_NK))}
         weights = self.weights
         if weights is not None:
-            reads[OURS] = weights.data.nbytes / fastest(lambda: ops.linear(self.row, weights))
+            read = partial(ops.linear, self.row, weights)
+            reads[OURS] = weights.data.nbytes / fastest(read, self.clock)
             products[OURS] = self._best(_in_panels)
         return Limits(reads, products)
 
@@ -100,7 +106,8 @@ class Probe:
 
     def _best(self, multiply: Callable[[Product], object]) -> float:
         """FLOPs a second of the product that is the fastest."""
-        return max(each.flops / fastest(partial(multiply, each)) for each in self.products)
+        times = [fastest(partial(multiply, each), self.clock) for each in self.products]
+        return max(each.flops / took for each, took in zip(self.products, times, strict=True))
 
 
 def _in_panels(product: Product) -> Tensor:
@@ -114,11 +121,11 @@ def shapes(shape: DecoderShape) -> list[tuple[int, int]]:
     return [(shape.q_dim + 2 * shape.kv_dim, d), (d, shape.q_dim), (2 * m, d), (d, m)]
 
 
-def fastest(work: Callable[[], object]) -> float:
+def fastest(work: Callable[[], object], clock: Clock) -> float:
     """Seconds of the fastest of some calls."""
     laps = []
     for _ in range(TIMES):
-        began = time.perf_counter()
+        began = clock()
         work()
-        laps.append(time.perf_counter() - began)
+        laps.append(clock() - began)
     return min(laps)

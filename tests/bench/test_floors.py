@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ import dyvte
 from benchmarks import exits, floors, limits, machine, results
 from benchmarks.floor_report import PREFILL, STEP, Round, Row, Share, Timing, rows, text
 from benchmarks.floors import SHAPES, Bench, prefill_flops
-from benchmarks.limits import OURS, TORCH, Limits, Probe
+from benchmarks.limits import OURS, TORCH, Clock, Limits, Probe
 from benchmarks.weights import Case, step_bytes
 from dyvte.exits.gate import GateBank
 from tests import tiny
@@ -43,7 +44,7 @@ def test_a_prefill_multiplies_each_row_with_those_up_to_it(tiny_model: dyvte.Mod
 def test_limits_are_the_work_of_the_fastest_over_its_time(
     tiny_model: dyvte.Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def half_a_second(work: Callable[[], object]) -> float:
+    def half_a_second(work: Callable[[], object], clock: Clock) -> float:
         work()
         return 0.5
 
@@ -93,6 +94,15 @@ def test_prompts_are_prefilled_together_and_read_what_a_step_reads(
     assert prefill.work == 2 * prefill_flops(bench.shape, bench.rows[0])
     assert step.work == step_bytes(tiny_model, bench.prompts[:2], Case("", 2))
     assert min(prefill.seconds, step.seconds) > 0
+
+
+def test_steps_are_timed_by_the_clock_that_is_given(tiny_model: dyvte.Model) -> None:
+    ticks = itertools.count()
+    prompts = [tiny.prompt(0)]
+    bench = Bench(tiny_model, prompts, steps=3, clock=lambda: float(next(ticks)))
+    assert [each.seconds for each in bench.time(1)] == [1.0, 1.0]
+    assert next(ticks) == 2 * (1 + 3)
+    assert limits.fastest(lambda: None, lambda: float(next(ticks))) == 1.0
 
 
 def test_every_gate_is_asked_and_none_fires(
