@@ -13,6 +13,8 @@ import traceback
 import structlog
 from structlog.typing import Processor
 
+from dyvte import loggers
+
 
 def configure_logs(level: str, form: str) -> None:
     """Route structlog and the standard library to stderr in one form."""
@@ -39,6 +41,7 @@ def configure_logs(level: str, form: str) -> None:
     # httpx tells every URL that it fetches, and a URL may hold somebody's signature.
     for chatty in ("httpx", "httpcore"):
         logging.getLogger(chatty).setLevel("WARNING")
+    loggers.quiet()
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

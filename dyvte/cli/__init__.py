@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from dyvte import __version__
+from dyvte import __version__, loggers
 from dyvte.cli.usage import CommandError, nearest
 from dyvte.errors import DyvteError, OptionError
 
@@ -61,6 +61,7 @@ def _run(name: str, argv: list[str]) -> int:
         raise CommandError(
             f"unknown command {name!r}", nearest(name, COMMANDS) or f"known: {known}"
         )
+    loggers.quiet()
     code: int = importlib.import_module(f"dyvte.cli.{name}").run(argv)
     return code
 

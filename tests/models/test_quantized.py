@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,6 +41,7 @@ def needs(*names: str) -> pytest.MarkDecorator:
 
 
 FORMS = [pytest.param(form, marks=needs(name)) for form, name in LIBRARIES.items()]
+MODULES = sorted(set(LIBRARIES.values()))
 BYTES = {"torchao-int8": 0.35, "bnb-int8": 0.35, "bnb-nf4": 0.2}
 CLOSE = {"torchao-int8": 0.05, "bnb-int8": 0.05, "bnb-nf4": 0.5}
 GREEDY = dyvte.SamplingParams(max_tokens=6, temperature=0, ignore_eos=True)
@@ -111,6 +113,20 @@ def test_an_unknown_way_of_rounding_is_refused_before_a_weight_is_read(
     (folder / "model.safetensors").write_bytes(b"never read")
     with pytest.raises(ModelError, match=f"{told}; take the checkpoint as it was"):
         dyvte.load(folder)
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=needs(name)) for name in MODULES])
+def test_a_library_is_loaded_without_a_word(name: str) -> None:
+    """In a process of its own, where it is loaded for the first time."""
+    code = (
+        "import logging, sys; logging.basicConfig(level=logging.INFO); "
+        "from dyvte import loggers; loggers.quiet(); "
+        "from dyvte.models.quantized import library; library(sys.argv[1], 'a test needs it'); "
+        "logging.getLogger('torchao').error('heard')"
+    )
+    command = [sys.executable, "-c", code, name]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100)
+    assert done.stderr == "ERROR:torchao:heard\n"
 
 
 def test_a_rounded_checkpoint_without_its_library_is_refused_with_the_remedy(
