@@ -46,7 +46,10 @@ class AttentionBackend(Protocol):
 
 
 class Tap(Protocol):
-    """Sees a layer's fresh queries once its keys and values are cached; must change nothing."""
+    """Sees a layer's fresh queries once its keys and values are cached; must change nothing.
+
+    What it keeps of them it copies: the layer may use their memory again.
+    """
 
     def take(
         self, layer: int, q_THD: Tensor, batch: PackedBatch, cache: KVCache, scale: float
@@ -64,7 +67,7 @@ class LayerContext(Protocol):
         ...
 
     def attend(self, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, scale: float) -> Tensor:
-        """Cache the fresh rows of the layer, then attend them."""
+        """Cache the fresh rows of the layer, then attend them. Keeps none of the three."""
         ...
 
 

@@ -35,7 +35,7 @@ class KeyValues(Protocol):
 
 @dataclass(slots=True)
 class Queries:
-    """A ``Tap`` that holds on to the queries of the layer that runs (no copy, if it runs whole)."""
+    """A ``Tap`` that keeps the queries of the layer that runs."""
 
     scale: float = 1.0
     _parts: list[Tensor] = field(default_factory=list)
@@ -43,8 +43,8 @@ class Queries:
     def take(
         self, layer: int, q_THD: Tensor, batch: PackedBatch, cache: KeyValues, scale: float
     ) -> None:
-        """Keep a reference until the next layer."""
-        self._parts.append(q_THD)
+        """Keep a copy until the next layer: their memory is used again."""
+        self._parts.append(q_THD.clone())
         self.scale = scale
 
     @property

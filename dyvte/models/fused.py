@@ -20,12 +20,16 @@ from torch import Tensor
 from dyvte.attention import LayerContext
 from dyvte.kernels import ops
 from dyvte.kernels.ops import Panels
+from dyvte.models.workspace import Workspace
 
 KNOWN = frozenset(
     "LlamaDecoderLayer MistralDecoderLayer Qwen2DecoderLayer Qwen3DecoderLayer "
     "Qwen2VLDecoderLayer Qwen2_5_VLDecoderLayer Qwen3VLTextDecoderLayer".split()
 )
 """Layers that compute what is computed here."""
+BLOCK_ROWS = 924
+"""Rows that go from a norm to the end of the MLP at a time: six of the product's own blocks with
+AVX-512, and a multiple of theirs elsewhere. An MLP is up to five times as wide as what it adds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +44,8 @@ class Norm:
         """Over the module's weights."""
         return cls(module.weight.detach().contiguous(), float(module.variance_epsilon))
 
-    def __call__(self, x_Td: Tensor) -> Tensor:
-        return ops.rms_norm(x_Td, self.weight, self.eps)
+    def __call__(self, x_Td: Tensor, out: Tensor | None = None) -> Tensor:
+        return ops.rms_norm(x_Td, self.weight, self.eps, out)
 
 
 class Joined:
@@ -63,12 +67,19 @@ class Joined:
             linear.hold(replace(own, data=view))
         self.panels = replace(held[0], data=data, outputs=sum(self.sizes))
 
-    def __call__(self, x_Td: Tensor) -> tuple[Tensor, ...]:
-        """Each layer's result, ``[T, its outputs]``, its rows maybe apart."""
+    def __call__(self, x_Td: Tensor, out: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Each layer's result, ``[T, its outputs]``, its rows maybe apart.
+
+        Those of a joined product lie in ``out [T, all outputs]``, where it is given.
+        """
         if self.panels is None:
             return tuple(linear(x_Td) for linear in self.linears)
-        out: tuple[Tensor, ...] = ops.linear(x_Td, self.panels, self.bias).split(self.sizes, dim=1)
-        return out
+        return self.split(ops.linear(x_Td, self.panels, self.bias, out=out))
+
+    def split(self, product: Tensor) -> tuple[Tensor, ...]:
+        """What of a joined product is each layer's."""
+        each: tuple[Tensor, ...] = product.split(self.sizes, dim=1)
+        return each
 
 
 def _fit(panels: Sequence[Panels]) -> bool:
@@ -84,18 +95,20 @@ def _biases(linears: tuple[Any, ...]) -> Tensor | None:
     return torch.cat(given)
 
 
-def _added(linear: Any, x_Td: Tensor, residual: Tensor) -> Tensor:
-    """``residual + linear(x)``."""
+def _added(linear: Any, x_Td: Tensor, residual: Tensor, out: Tensor | None = None) -> Tensor:
+    """``residual + linear(x)``, in ``out`` where it is given."""
     if hasattr(linear, "panels"):
-        return ops.linear(x_Td, linear.panels, linear.bias, residual)
-    out: Tensor = residual + linear(x_Td)
-    return out
+        return ops.linear(x_Td, linear.panels, linear.bias, residual, out)
+    return torch.add(residual, linear(x_Td), out=out)
 
 
 class FusedLayer:
-    """``(hidden [T, d], rotary, context) -> [T, d]``: see the module."""
+    """``(hidden [T, d], rotary, context) -> [T, d]``: see the module.
 
-    def __init__(self, layer: Any) -> None:
+    What it computes on the way lies in ``space``, which layers that run one after the other share.
+    """
+
+    def __init__(self, layer: Any, space: Workspace) -> None:
         attention, mlp = layer.self_attn, layer.mlp
         self.before_attention = Norm.of(layer.input_layernorm)
         self.before_mlp = Norm.of(layer.post_attention_layernorm)
@@ -105,22 +118,26 @@ class FusedLayer:
         self.scale, self.head_dim = float(attention.scaling), int(attention.head_dim)
         norms = (getattr(attention, name, None) for name in ("q_norm", "k_norm"))
         self.of_queries, self.of_keys = (Norm.of(each) if each else None for each in norms)
+        self.space = space
 
     def __call__(
         self, hidden_Td: Tensor, rotary: tuple[Tensor, Tensor], context: LayerContext
     ) -> Tensor:
         """Attention, then the gated MLP; each adds to the rows. Neither argument changes."""
-        out = self._attend(hidden_Td, rotary, context)
-        gate, up = self.gate_up(self.before_mlp(out))
-        return _added(self.down, ops.silu_mul(gate, up), out)
+        between = self._attend(hidden_Td, rotary, context)
+        if len(between) <= BLOCK_ROWS:
+            return self._mlp(between)
+        out = torch.empty_like(between)
+        for rows, result in zip(between.split(BLOCK_ROWS), out.split(BLOCK_ROWS), strict=True):
+            self._mlp(rows, result)
+        return out
 
     def _attend(
         self, hidden_Td: Tensor, rotary: tuple[Tensor, Tensor], context: LayerContext
     ) -> Tensor:
-        rows = len(hidden_Td)
-        normed = self.before_attention(hidden_Td)
+        """The rows between attention and MLP, maybe in ``space``."""
         query, key, value = (
-            each.unflatten(1, (-1, self.head_dim)) for each in self.query_key_value(normed)
+            each.unflatten(1, (-1, self.head_dim)) for each in self._query_key_value(hidden_Td)
         )
         cos, sin = (each[0].contiguous() for each in rotary)
         for rows_THD, norm in ((query, self.of_queries), (key, self.of_keys)):
@@ -128,17 +145,43 @@ class FusedLayer:
                 ops.turn_heads(rows_THD, cos, sin)
             else:
                 ops.turn_heads(rows_THD, cos, sin, norm.weight, norm.eps)
-        attended = context.attend(query, key, value, self.scale).reshape(rows, -1)
-        return _added(self.attended, attended, hidden_Td)
+        attended = context.attend(query, key, value, self.scale).reshape(len(hidden_Td), -1)
+        return _added(self.attended, attended, hidden_Td, self._room("between", hidden_Td))
+
+    def _query_key_value(self, hidden_Td: Tensor) -> tuple[Tensor, ...]:
+        joined, norm = self.query_key_value, self.before_attention
+        out = self._room("query, key, value", hidden_Td, joined)
+        if out is None or len(hidden_Td) <= BLOCK_ROWS:
+            return joined(self._normed(norm, hidden_Td), out)
+        for rows, product in zip(hidden_Td.split(BLOCK_ROWS), out.split(BLOCK_ROWS), strict=True):
+            joined(self._normed(norm, rows), product)
+        return joined.split(out)
+
+    def _mlp(self, rows_Td: Tensor, out: Tensor | None = None) -> Tensor:
+        normed = self._normed(self.before_mlp, rows_Td)
+        gate, up = self.gate_up(normed, self._room("gate, up", normed, self.gate_up))
+        units = ops.silu_mul(gate, up, self._room("units", gate))
+        return _added(self.down, units, rows_Td, out)
+
+    def _normed(self, norm: Norm, rows_Td: Tensor) -> Tensor:
+        return norm(rows_Td, self._room("normed", rows_Td))
+
+    def _room(self, name: str, rows: Tensor, product: Joined | None = None) -> Tensor | None:
+        """For as many rows, as wide as they are or as ``product``, whose own may lie apart."""
+        if product is None:
+            return self.space.take(name, rows, *rows.shape)
+        panels = product.panels
+        return None if panels is None else self.space.take(name, rows, len(rows), panels.outputs)
 
 
-def layer(module: Any, dtype: torch.dtype) -> FusedLayer | None:
+def layer(module: Any, dtype: torch.dtype, space: Workspace) -> FusedLayer | None:
     """What is fused of a decoder layer for rows of a type, whatever form its linear layers have.
 
-    None: a layer that is not known, or norms of another type.
+    ``space`` is shared by the layers of a model. None: a layer that is not known, or norms of
+    another type.
     """
     unit = type(module.mlp.act_fn).__name__
     if type(module).__name__ not in KNOWN or unit not in ("SiLU", "SiLUActivation"):
         return None
     norms = (each for name, each in module.named_parameters() if "norm" in name)
-    return FusedLayer(module) if all(each.dtype == dtype for each in norms) else None
+    return FusedLayer(module, space) if all(each.dtype == dtype for each in norms) else None

@@ -24,6 +24,7 @@ from dyvte.kernels.ops import Panels
 from dyvte.models import fused
 from dyvte.models.adapter import ModelAdapter
 from dyvte.models.decoder import DecoderAdapter
+from dyvte.models.workspace import Workspace
 
 WEIGHTS = ("auto", "plain", "int8")
 FEW, MANY = 4, 320
@@ -153,7 +154,8 @@ def prepare(adapter: ModelAdapter, weights: str = "auto") -> None:
         adapter.replace_linears(form, exact)
     if weights != "plain" and adapter.device.type == "cpu" and ops.computes(adapter.dtype):
         in_head = PanelLinear if exact is PanelLinear else _as_it_is
-        adapter.fuse(partial(fused.layer, dtype=adapter.dtype), in_head)
+        made = partial(fused.layer, dtype=adapter.dtype, space=Workspace())
+        adapter.fuse(made, in_head)
 
 
 def bytes_to_hold(adapter: ModelAdapter, stored: torch.dtype | None) -> int:

@@ -28,6 +28,7 @@ from dyvte.models import fused
 from dyvte.models.decoder import DecoderAdapter
 from dyvte.models.fused import FusedLayer, Joined
 from dyvte.models.linear import PanelLinear
+from dyvte.models.workspace import Workspace
 from dyvte.offline import Result
 from tests import tiny
 from tests.models.families import qwen_vl
@@ -135,7 +136,7 @@ def test_a_fused_layer_is_that_of_transformers(
 def test_projections_are_joined_where_their_panels_fit(name: str, tmp_path: Path) -> None:
     adapter = adapter_of(dyvte.load(MODELS[name].save(tmp_path), dtype="float32"))
     for layer in adapter._layers:
-        attention, made = layer.self_attn, FusedLayer(layer)
+        attention, made = layer.self_attn, FusedLayer(layer, Workspace())
         for linears, joined in (
             ((attention.q_proj, attention.k_proj, attention.v_proj), made.query_key_value),
             ((layer.mlp.gate_proj, layer.mlp.up_proj), made.gate_up),
@@ -187,10 +188,10 @@ def test_layers_of_another_kind_and_other_activations_run_as_they_are(tmp_path: 
     assert adapter._fused == [None] * tiny.LAYERS
     layer = adapter._layers[0]
     layer.mlp.act_fn = nn.SiLU()
-    assert fused.layer(layer, torch.float32) is not None
-    assert fused.layer(layer, torch.bfloat16) is None  # its norms are not
+    assert fused.layer(layer, torch.float32, Workspace()) is not None
+    assert fused.layer(layer, torch.bfloat16, Workspace()) is None  # its norms are not
     other = type("OtherLayer", (nn.Module,), {"mlp": layer.mlp})()
-    assert fused.layer(other, torch.float32) is None
+    assert fused.layer(other, torch.float32, Workspace()) is None
 
 
 def test_plain_weights_run_the_model_s_own_layers(plain_model: dyvte.Model) -> None:
