@@ -10,6 +10,7 @@ Shapes: T rows, H query heads, K key/value heads, D head_dim, S segments.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,6 +21,7 @@ from transformers import AttentionInterface
 
 from dyvte import varlen
 from dyvte.kernels import ops
+from dyvte.kernels.ops import Run
 from dyvte.kv_cache import KVCache, RunCache
 from dyvte.packing import PackedBatch, Segment
 
@@ -70,6 +72,13 @@ class LayerContext(Protocol):
         """Cache the fresh rows of the layer, then attend them. Keeps none of the three."""
         ...
 
+    def single_runs(self) -> Sequence[Run] | None:
+        """Where each sequence's one fresh key and value go, the last rows of these runs.
+
+        Who asks writes them and attends to the runs itself; None: ``attend`` must be called.
+        """
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class StepContext:
@@ -85,6 +94,15 @@ class StepContext:
     def deepstack(self) -> Tensor | None:
         """The batch's."""
         return self.batch.deepstack
+
+    def single_runs(self) -> Sequence[Run] | None:
+        """Where ``RunAttention`` would attend one row of each sequence, and nobody taps."""
+        cache = self.cache
+        if self.tap is not None or len(self.batch.segments) < len(self.batch.hidden):
+            return None
+        if not isinstance(self.backend, RunAttention) or not isinstance(cache, RunCache):
+            return None
+        return cache.grown(self.layer, self.batch)
 
     def attend(self, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, scale: float) -> Tensor:
         """Cache the fresh rows, let the tap see the queries, then attend."""

@@ -52,6 +52,9 @@ class PagedRows:
     tables: PageTables
     deepstack: None = None
 
+    def single_runs(self) -> None:
+        """Pages are no runs."""
+
     def attend(self, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, scale: float) -> Tensor:
         """Scatter the fresh rows into the pool, then attend over pages."""
         self.cache.scatter(self.slots, k_TKD, v_TKD)

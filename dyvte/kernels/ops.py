@@ -40,6 +40,7 @@ _SIGNATURES = {
     "dyvte_silu_mul": [_int, _at, _i64, _at, _i64, _i64, _i64, _at, _int],
     "dyvte_attend_causally": [_at, _i64, _i64, _at, _i64, _i64, _i64, _float, _at, _int],
     "dyvte_append_single": [_i64, _at, _i64, _at, _i64, _at, _i64, _i64, _i64],
+    "dyvte_decode_layer": [_at, _at, _i64, _at, _at, _at, _at, _int],
     "dyvte_attend_single": [_int, _at, _i64, _at, _i64, _i64, _i64, _i64, _float, _at, _int],
 }
 
@@ -55,7 +56,7 @@ class Panels:
 
 
 @cache
-def _library() -> ctypes.CDLL:
+def library() -> ctypes.CDLL:
     """With the types of arguments told. Only where ``available``."""
     found = build.library()
     assert found is not None, "asked whether they are available first"
@@ -79,7 +80,7 @@ def computes(dtype: torch.dtype) -> bool:
 @cache
 def panel() -> int:
     """Outputs of a panel on this processor: P."""
-    return int(_library().dyvte_panel())
+    return int(library().dyvte_panel())
 
 
 def lossless_dtype(weight: Tensor) -> torch.dtype:
@@ -152,7 +153,7 @@ def _linear(
     x, rows, apart = _numbers_together(x_TK)
     added = None if residual is None else residual.contiguous()
     out = _room(out, x, rows, panels.outputs)
-    _library().dyvte_linear(
+    library().dyvte_linear(
         x.data_ptr(),
         rows,
         apart,
@@ -176,7 +177,7 @@ def rms_norm(x_TK: Tensor, weight: Tensor, eps: float, out: Tensor | None = None
     x, rows, apart = _numbers_together(x_TK)
     width = x.shape[1]
     out = _room(out, x, rows, width)
-    _library().dyvte_rms_norm(
+    library().dyvte_rms_norm(
         FORMS[x.dtype],
         x.data_ptr(),
         rows,
@@ -195,7 +196,7 @@ def turn_heads(
 ) -> None:
     """Rotary embedding, in place, after a norm of each head where ``norm [D]`` is given."""
     rows, heads, dim = x_THD.shape
-    _library().dyvte_turn_heads(
+    library().dyvte_turn_heads(
         FORMS[x_THD.dtype],
         x_THD.data_ptr(),
         rows,
@@ -215,7 +216,7 @@ def silu_mul(gate_TN: Tensor, up_TN: Tensor, out: Tensor | None = None) -> Tenso
     (gate, rows, gate_apart), (up, _, up_apart) = map(_numbers_together, (gate_TN, up_TN))
     width = gate.shape[1]
     out = _room(out, gate, rows, width)
-    _library().dyvte_silu_mul(
+    library().dyvte_silu_mul(
         FORMS[gate.dtype],
         gate.data_ptr(),
         gate_apart,
@@ -238,11 +239,11 @@ def attend_causally(q_THD: Tensor, run: Run, kv_heads: int, scale: float, out_TH
     """The last T rows of a run over all rows up to their own, into ``out`` (contiguous)."""
     rows, heads, dim = q_THD.shape
     query, apart = _heads_together(q_THD)
-    _library().dyvte_attend_causally(
+    library().dyvte_attend_causally(
         query.data_ptr(),
         apart,
         rows,
-        _in_memory([run]),
+        in_memory([run]),
         kv_heads,
         heads // kv_heads,
         dim,
@@ -256,13 +257,13 @@ def append_single(k_SGD: Tensor, v_SGD: Tensor, runs: Sequence[Run]) -> None:
     """Write each sequence's newest key and value as the last row of its run."""
     sequences, heads, dim = k_SGD.shape
     (keys, keys_apart), (values, values_apart) = map(_heads_together, (k_SGD, v_SGD))
-    _library().dyvte_append_single(
+    library().dyvte_append_single(
         keys.itemsize,
         keys.data_ptr(),
         keys_apart,
         values.data_ptr(),
         values_apart,
-        _in_memory(runs),
+        in_memory(runs),
         sequences,
         heads,
         dim,
@@ -274,11 +275,11 @@ def attend_single(q_SHD: Tensor, runs: Sequence[Run], kv_heads: int, scale: floa
     sequences, heads, dim = q_SHD.shape
     out = q_SHD.new_empty(sequences, heads, dim)
     query, apart = _heads_together(q_SHD)
-    _library().dyvte_attend_single(
+    library().dyvte_attend_single(
         FORMS[query.dtype],
         query.data_ptr(),
         apart,
-        _in_memory(runs),
+        in_memory(runs),
         sequences,
         kv_heads,
         heads // kv_heads,
@@ -320,6 +321,6 @@ def _heads_together(x_THD: Tensor) -> tuple[Tensor, int]:
     return x_THD.contiguous(), heads * dim
 
 
-def _in_memory(runs: Sequence[Run]) -> bytes:
+def in_memory(runs: Sequence[Run]) -> bytes:
     """As C has an array of them: ``bytes`` are made at once, a ctypes array number by number."""
     return struct.pack(f"{4 * len(runs)}q", *chain.from_iterable(runs))

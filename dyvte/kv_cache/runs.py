@@ -68,7 +68,7 @@ class RunCache(KVCache):
         if len(batch.segments) < len(k_THD):
             super().append(layer, batch, k_THD, v_THD)
             return
-        runs = [self._one_more(each.seq, layer, k_THD.device) for each in batch.segments]
+        runs = self.grown(layer, batch)
         if k_THD.device.type == "cpu" and ops.computes(self.dtype):
             ops.append_single(k_THD, v_THD, runs)
             return
@@ -76,6 +76,11 @@ class RunCache(KVCache):
         for index, segment in enumerate(batch.segments):
             last = self._lengths[segment.seq][layer] - 1
             self._runs[segment.seq, layer].run[:, :, last] = both[:, index]
+
+    def grown(self, layer: int, batch: PackedBatch) -> list[Run]:
+        """One row more of each sequence of a step: who calls writes them, last of their runs."""
+        device = batch.hidden.device
+        return [self._one_more(each.seq, layer, device) for each in batch.segments]
 
     def _one_more(self, seq: int, layer: int, device: torch.device) -> Run:
         """The run with its next row counted, not yet written."""

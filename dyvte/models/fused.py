@@ -1,9 +1,9 @@
 """A decoder layer of ``transformers`` as a few calls of our CPU kernels, over its own weights.
 
 Norms, rotary embeddings and gated units are single passes. Where weights lie in panels, queries,
-keys and values come from one product, and so do gate and up, and what is added to a row is added
-where the product ends; other forms multiply as they do. The layer itself stays in the model and is
-the oracle in the tests.
+keys and values come from one product, gate and up meet where theirs end, what is added to a row is
+added there too, and a decode step is a single call; other forms multiply as they do. The layer
+itself stays in the model and is the oracle in the tests.
 
 Shapes: T rows, d hidden size, H query heads, G key/value heads, D head_dim.
 """
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from dyvte.attention import LayerContext
 from dyvte.kernels import ops
+from dyvte.kernels.layer import DecodeLayer, LayerWeights
 from dyvte.kernels.ops import Panels
 from dyvte.models.workspace import Workspace
 
@@ -113,18 +114,24 @@ class FusedLayer:
         self.before_attention = Norm.of(layer.input_layernorm)
         self.before_mlp = Norm.of(layer.post_attention_layernorm)
         self.query_key_value = Joined(attention.q_proj, attention.k_proj, attention.v_proj)
-        self.gate_up = Joined(mlp.gate_proj, mlp.up_proj)
+        self.gate, self.up = mlp.gate_proj, mlp.up_proj
+        self.gated = _alike(self.gate, self.up)
         self.attended, self.down = attention.o_proj, mlp.down_proj
         self.scale, self.head_dim = float(attention.scaling), int(attention.head_dim)
         norms = (getattr(attention, name, None) for name in ("q_norm", "k_norm"))
         self.of_queries, self.of_keys = (Norm.of(each) if each else None for each in norms)
         self.space = space
+        self.decode = self._for_single_rows()
 
     def __call__(
         self, hidden_Td: Tensor, rotary: tuple[Tensor, Tensor], context: LayerContext
     ) -> Tensor:
         """Attention, then the gated MLP; each adds to the rows. Neither argument changes."""
-        between = self._attend(hidden_Td, rotary, context)
+        cos, sin = (each[0].contiguous() for each in rotary)
+        runs = None if self.decode is None else context.single_runs()
+        if self.decode is not None and runs is not None:
+            return self.decode(hidden_Td.contiguous(), cos, sin, runs)
+        between = self._attend(hidden_Td, cos, sin, context)
         if len(between) <= BLOCK_ROWS:
             return self._mlp(between)
         out = torch.empty_like(between)
@@ -132,14 +139,36 @@ class FusedLayer:
             self._mlp(rows, result)
         return out
 
-    def _attend(
-        self, hidden_Td: Tensor, rotary: tuple[Tensor, Tensor], context: LayerContext
-    ) -> Tensor:
+    def _for_single_rows(self) -> DecodeLayer | None:
+        """The layer in one call; None where not all weights lie in panels as that needs them."""
+        joined = self.query_key_value
+        others = [_in_panels(each) for each in (self.attended, self.gate, self.up, self.down)]
+        if joined.panels is None or not self.gated or not all(others):
+            return None
+        attended, gate, up, down = (each for each in others if each is not None)
+        return DecodeLayer(
+            LayerWeights(
+                before_attention=_weights(self.before_attention),
+                of_queries=_weights(self.of_queries),
+                of_keys=_weights(self.of_keys),
+                before_mlp=_weights(self.before_mlp),
+                query_key_value=(joined.panels, joined.bias),
+                attended=attended,
+                gate=gate,
+                up=up,
+                down=down,
+                heads=joined.sizes[0] // self.head_dim,
+                kv_heads=joined.sizes[1] // self.head_dim,
+                dim=self.head_dim,
+                scale=self.scale,
+            )
+        )
+
+    def _attend(self, hidden_Td: Tensor, cos: Tensor, sin: Tensor, context: LayerContext) -> Tensor:
         """The rows between attention and MLP, maybe in ``space``."""
         query, key, value = (
             each.unflatten(1, (-1, self.head_dim)) for each in self._query_key_value(hidden_Td)
         )
-        cos, sin = (each[0].contiguous() for each in rotary)
         for rows_THD, norm in ((query, self.of_queries), (key, self.of_keys)):
             if norm is None:
                 ops.turn_heads(rows_THD, cos, sin)
@@ -158,10 +187,17 @@ class FusedLayer:
         return joined.split(out)
 
     def _mlp(self, rows_Td: Tensor, out: Tensor | None = None) -> Tensor:
-        normed = self._normed(self.before_mlp, rows_Td)
-        gate, up = self.gate_up(normed, self._room("gate, up", normed, self.gate_up))
-        units = ops.silu_mul(gate, up, self._room("units", gate))
+        units = self._units(self._normed(self.before_mlp, rows_Td))
         return _added(self.down, units, rows_Td, out)
+
+    def _units(self, x_Td: Tensor) -> Tensor:
+        """``silu(gate(x)) * up(x)``."""
+        gate, up = self.gate, self.up
+        if self.gated:
+            out = self.space.take("units", x_Td, len(x_Td), up.out_features)
+            return ops.gated_linear(x_Td, gate.panels, up.panels, gate.bias, up.bias, out)
+        gates, values = gate(x_Td), up(x_Td)
+        return ops.silu_mul(gates, values, self.space.take("units", gates, *gates.shape))
 
     def _normed(self, norm: Norm, rows_Td: Tensor) -> Tensor:
         return norm(rows_Td, self._room("normed", rows_Td))
@@ -172,6 +208,23 @@ class FusedLayer:
             return self.space.take(name, rows, *rows.shape)
         panels = product.panels
         return None if panels is None else self.space.take(name, rows, len(rows), panels.outputs)
+
+
+def _weights(norm: Norm | None) -> tuple[Tensor, float] | None:
+    return None if norm is None else (norm.weight, norm.eps)
+
+
+def _in_panels(linear: Any) -> tuple[Panels, Tensor | None] | None:
+    """A layer's weights and bias, if they lie in panels."""
+    if not hasattr(linear, "panels"):
+        return None
+    return linear.panels, None if linear.bias is None else linear.bias.detach()
+
+
+def _alike(gate: Any, up: Any) -> bool:
+    """True if both lie in panels of one kind."""
+    held = [each.panels.dtype for each in (gate, up) if hasattr(each, "panels")]
+    return len(held) == 2 and held[0] == held[1]
 
 
 def layer(module: Any, dtype: torch.dtype, space: Workspace) -> FusedLayer | None:

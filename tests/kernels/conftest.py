@@ -27,13 +27,13 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             build.compile_into(path, level)
             named = ctypes.CDLL(str(path))
             patch.setattr(build, "library", lambda: named)
-            ops._library.cache_clear()
+            ops.library.cache_clear()
             ops.panel.cache_clear()
         found = build.library()
         if found is None:
             pytest.skip(NEEDS)
         yield Path(found._name)
-    ops._library.cache_clear()
+    ops.library.cache_clear()
     ops.panel.cache_clear()
 
 

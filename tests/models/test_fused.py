@@ -24,6 +24,7 @@ from transformers import (
 
 import dyvte
 from dyvte.kernels import ops
+from dyvte.kernels.layer import DecodeLayer
 from dyvte.models import fused
 from dyvte.models.decoder import DecoderAdapter
 from dyvte.models.fused import FusedLayer, Joined
@@ -86,12 +87,26 @@ class Attends:
 
     deepstack = None
 
+    def single_runs(self) -> None:
+        """None of a cache."""
+
     def attend(self, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, scale: float) -> Tensor:
         query, keys, values = (x.transpose(0, 1) for x in (q_THD, k_TKD, v_TKD))
         out = F.scaled_dot_product_attention(
             query, keys, values, is_causal=True, scale=scale, enable_gqa=True
         )
         return out.transpose(0, 1)
+
+
+class Counted:
+    """A layer's one call, counted."""
+
+    def __init__(self, decode: DecodeLayer, calls: list[int]) -> None:
+        self.decode, self.calls = decode, calls
+
+    def __call__(self, hidden: Tensor, *others: Any) -> Tensor:
+        self.calls.append(len(hidden))
+        return self.decode(hidden, *others)
 
 
 def adapter_of(model: dyvte.Model) -> DecoderAdapter:
@@ -137,13 +152,41 @@ def test_projections_are_joined_where_their_panels_fit(name: str, tmp_path: Path
     adapter = adapter_of(dyvte.load(MODELS[name].save(tmp_path), dtype="float32"))
     for layer in adapter._layers:
         attention, made = layer.self_attn, FusedLayer(layer, Workspace())
-        for linears, joined in (
-            ((attention.q_proj, attention.k_proj, attention.v_proj), made.query_key_value),
-            ((layer.mlp.gate_proj, layer.mlp.up_proj), made.gate_up),
-        ):
-            fits = not any(each.out_features % ops.panel() for each in linears)
-            assert (joined.panels is not None) == fits
-            assert fits or "wide" not in name
+        linears = (attention.q_proj, attention.k_proj, attention.v_proj)
+        fits = not any(each.out_features % ops.panel() for each in linears)
+        assert (made.query_key_value.panels is not None) == fits
+        assert (made.decode is not None) == fits
+        assert fits or "wide" not in name
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in MODELS if "wide" in name or name not in ("llama", "mistral", "qwen2")]
+)
+def test_a_decode_step_in_one_call_has_the_bits_of_many(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = dyvte.load(MODELS[name].save(tmp_path), dtype="float32")
+    layers = [each for each in adapter_of(model)._fused if isinstance(each, FusedLayer)]
+    assert len(layers) == tiny.LAYERS
+    prompts = [model.prompt(CONVERSATIONS[each]) for each in ("one image", "text only")]
+    asked = dyvte.SamplingParams(max_tokens=6, temperature=0, ignore_eos=True, return_logits=True)
+
+    def logits() -> list[Tensor]:
+        found = [each.logits for each in dyvte.generate(model, prompts, asked)]
+        return [each for each in found if each is not None]
+
+    calls: list[int] = []
+    single = [each.decode for each in layers if each.decode is not None]
+    for each in layers:
+        if each.decode is not None:
+            monkeypatch.setattr(each, "decode", Counted(each.decode, calls))
+    found = logits()
+    assert len(calls) == 5 * len(single)
+    for each in layers:
+        monkeypatch.setattr(each, "decode", None)
+    assert all(map(torch.equal, found, logits()))
+    assert len(calls) == 5 * len(single)
+    assert single or "wide" not in name
 
 
 def panel_linear(outputs: int, bias: bool, dtype: torch.dtype = torch.bfloat16) -> PanelLinear:
