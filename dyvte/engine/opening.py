@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
-import logging
-
+from dyvte.engine import allocator
 from dyvte.engine.build import EngineConfig, build_core
 from dyvte.engine.handle import AsyncEngine
 from dyvte.engine.info import describe
 from dyvte.engine.shadow import ShadowConfig
 from dyvte.model import load
-
-log = logging.getLogger("dyvte.engine")
-
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's mallopt
 
 
 def open_engine(
@@ -53,22 +47,6 @@ def open_engine(
         max_stall_ms=max_stall_ms,
         cuda_graphs=cuda_graphs,
     )
-    if loaded.adapter.device.type == "cpu":
-        keep_freed_memory()
+    allocator.settle(loaded.adapter)
     core = build_core(loaded, config)
     return AsyncEngine(core, describe(loaded, core), max_waiting, shadows, max_waiting_tokens)
-
-
-def keep_freed_memory() -> None:
-    """Let the allocator keep what tensors gave back, in place of mapping it anew for the next.
-
-    The activations of a prefill are tens of megabytes each; glibc asks the kernel for every one,
-    which clears it page by page: a tenth of the time of a packed prefill. Without glibc nothing
-    happens. The process stays as large as it once was.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError):
-        return
-    if not mallopt(M_MMAP_MAX, 0) or not mallopt(M_TRIM_THRESHOLD, 2**31 - 1):
-        log.debug("the allocator took no settings")
