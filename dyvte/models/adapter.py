@@ -198,8 +198,11 @@ class ModelAdapter(ABC):
     def rest(
         self, seq: int, layout: PromptLayout, start: int, generated: Sequence[int] = ()
     ) -> Part:
-        """The rows from ``start`` on, all of them text: the images before are cached."""
-        ids = [*layout.token_ids[start:], *generated]
+        """The rows from ``start`` on, all of them text: the images before are cached.
+
+        ``start`` may be a generated token's.
+        """
+        ids = [*layout.token_ids, *generated][start:]
         hidden = self.embed_tokens(upload(ids, torch.int64, self.device))
         segment = Segment(seq, len(ids), prefill=True, cached=True)
         return Part(segment, hidden, self.positions(layout, start, start + len(ids)))

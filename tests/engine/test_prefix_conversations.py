@@ -165,6 +165,27 @@ def test_any_choice_can_be_gone_on_with(tiny_model: dyvte.Model) -> None:
     driver.check_empty()
 
 
+def test_a_recomputed_answer_takes_what_was_said_alike(tiny_model: dyvte.Model) -> None:
+    """Rows of its own answer are there, because another was asked the same and told the same. It
+    once ran all of its answer behind them."""
+    driver, prompt = Reused(tiny_model, warm()), asking(0, 0)
+    driver.add("first", prompt, GREEDY, EXITS["1"])
+    driver.step()
+    driver.add("second", prompt, GREEDY, EXITS["1"])
+    while not driver.states["first"].done:
+        driver.step()
+    sequence = driver.states["second"].choices[0]
+    assert len(sequence.token_ids) > 2
+    driver.core.scheduler.running.remove(sequence.seq)
+    driver.ledger.release(sequence.seq)
+    driver.core._preempt(sequence.seq)
+    driver.step()
+    assert driver.core.last_step.prefill_rows == 2
+    driver.run()
+    assert driver.tokens("second") == driver.tokens("first")
+    driver.check_empty()
+
+
 def test_pages_are_taken_from_pages(tiny_model: dyvte.Model) -> None:
     driver, prompt = Reused(tiny_model, warm()), asking(0, 0)
     core = driver.core
