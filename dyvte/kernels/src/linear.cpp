@@ -37,9 +37,11 @@ struct Tile {
 };
 
 template <int R>
-inline void finish(const Tile& t, Vec (&sums)[R][2], bool whole) {
+[[gnu::always_inline]] inline void finish(const Tile& t, Vec (&sums)[R][2], bool whole) {
   if (whole) {
+#pragma GCC unroll 14
     for (int r = 0; r < R; r++)
+#pragma GCC unroll 2
       for (int side = 0; side < 2; side++) {
         Vec value = sums[r][side];
         if (t.last && t.bias) value += load(t.bias + side * kLanes);
@@ -48,17 +50,23 @@ inline void finish(const Tile& t, Vec (&sums)[R][2], bool whole) {
       }
     return;
   }
-  for (int r = 0; r < R; r++)
+#pragma GCC unroll 14
+  for (int r = 0; r < R; r++) {
+    float numbers[kTileCols];
+    store(numbers, sums[r][0]);
+    store(numbers + kLanes, sums[r][1]);
     for (int col = 0; col < t.cols; col++) {
-      float value = sums[r][col / kLanes][col % kLanes];
+      float value = numbers[col];
       if (t.last && t.bias) value += t.bias[col];
       if (t.last && t.residual) value += t.residual[r * t.out_stride + col];
       t.out[r * t.out_stride + col] = value;
     }
+  }
 }
 
 template <int R>
-inline void begin(const Tile& t, Vec (&sums)[R][2], bool whole) {
+[[gnu::always_inline]] inline void begin(const Tile& t, Vec (&sums)[R][2], bool whole) {
+#pragma GCC unroll 14
   for (int r = 0; r < R; r++) {
     sums[r][0] = sums[r][1] = Vec{};
     if (t.first) continue;
