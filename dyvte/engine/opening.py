@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dyvte.engine import allocator
+from dyvte.engine.allocator import keep_freed_memory
 from dyvte.engine.build import EngineConfig, build_core
 from dyvte.engine.handle import AsyncEngine
 from dyvte.engine.info import describe
@@ -47,6 +47,7 @@ def open_engine(
         max_stall_ms=max_stall_ms,
         cuda_graphs=cuda_graphs,
     )
-    allocator.settle(loaded.adapter)
+    if loaded.adapter.device.type == "cpu":
+        keep_freed_memory()
     core = build_core(loaded, config)
     return AsyncEngine(core, describe(loaded, core), max_waiting, shadows, max_waiting_tokens)

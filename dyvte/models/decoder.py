@@ -142,11 +142,6 @@ class DecoderAdapter(ModelAdapter):
         """True for a head whose weights are the embedding's."""
         return linear.weight is self._embedding.weight
 
-    @property
-    def holds_memory(self) -> bool:
-        """True if layers hold nearly all memory that they compute in from one to the next."""
-        return all(getattr(each, "holds_memory", False) for each in self._fused)
-
     def decoder_bytes(self) -> int:
         """Bytes of the layers, the last norm and the head: what a decode step reads."""
         return sum(

@@ -123,11 +123,6 @@ class FusedLayer:
         self.space = space
         self.decode = self._for_single_rows()
 
-    @property
-    def holds_memory(self) -> bool:
-        """True if its products are made in ``space`` and not by torch."""
-        return self.query_key_value.panels is not None and self.gated
-
     def __call__(
         self, hidden_Td: Tensor, rotary: tuple[Tensor, Tensor], context: LayerContext
     ) -> Tensor:
