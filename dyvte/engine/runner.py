@@ -130,7 +130,8 @@ class Runner:
         while state.layer < self.model.decoder.num_layers:
             left = work if work is None else work - spent
             rows, cost = self._next_piece(state, left, must and not spent)
-            if not rows:
+            # Where an abort took what the layer had still to run, it ends with no row more.
+            if not rows and any(count for _, count in state.left):
                 break
             loop.advance_rows(self.model, state, self.cache, self.attention, rows)
             spent += cost
