@@ -90,10 +90,12 @@ class PageLedger:
     def settle(self, seq: int, rows_per_layer: Sequence[int]) -> int:
         """Give back what each layer holds beyond its rows; return the number of pages freed."""
         before = len(self._free)
+        over: list[int] = []
         for table, rows in zip(self._tables[seq], rows_per_layer, strict=True):
             keep = self.pages_for(rows)
-            self._give_back(table[keep:])
+            over += table[keep:]
             del table[keep:]
+        self._give_back(over)
         return len(self._free) - before
 
     def grow(self, seq: int, rows_per_layer: Sequence[int]) -> None:
@@ -148,11 +150,10 @@ class PageLedger:
     def keep(self, seq: int) -> None:
         """Nobody needs ``seq`` now: its pages may be taken, after those of all kept before it.
 
-        Pages that it shares come free with their last holder; they are not counted here.
+        Pages that it shares are not counted until it is their last holder.
         """
         self._kept.pop(seq, None)
-        pages = itertools.chain.from_iterable(self._tables[seq])
-        self._kept[seq] = sum(1 for page in pages if page not in self._holders)
+        self._kept[seq] = self._alone(seq)
 
     def need(self, seq: int) -> None:
         """A kept sequence is needed after all; of others it is no error to say so."""
@@ -161,8 +162,7 @@ class PageLedger:
     def release(self, seq: int) -> None:
         """Give back everything; a sequence that holds nothing is no error."""
         self._kept.pop(seq, None)
-        for table in self._tables.pop(seq, []):
-            self._give_back(table)
+        self._give_back([*itertools.chain.from_iterable(self._tables.pop(seq, []))])
 
     def _take(self, count: int) -> list[int]:
         if count > self.num_free:
@@ -175,7 +175,13 @@ class PageLedger:
         del self._free[-count:]
         return taken
 
+    def _alone(self, seq: int) -> int:
+        """Pages that nobody else holds."""
+        pages = itertools.chain.from_iterable(self._tables[seq])
+        return sum(1 for page in pages if page not in self._holders)
+
     def _give_back(self, pages: Sequence[int]) -> None:
+        shared = len(self._holders)
         for page in reversed(pages):
             holders = self._holders.get(page, 1) - 1
             if holders == 0:
@@ -185,3 +191,5 @@ class PageLedger:
                 del self._holders[page]
             else:
                 self._holders[page] = holders
+        if len(self._holders) < shared:  # the last holder may be one that is kept
+            self._kept = {seq: self._alone(seq) for seq in self._kept}

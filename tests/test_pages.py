@@ -146,6 +146,19 @@ def test_a_shared_page_is_free_when_its_last_holder_goes() -> None:
     assert ledger.num_free == 10
 
 
+def test_a_kept_page_that_others_shared_can_be_had_when_they_are_gone() -> None:
+    """It once never counted as free again, so that whoever needed it waited for ever."""
+    ledger = PageLedger(10, 4, 1)
+    ledger.reserve(0, 8)
+    ledger.fork(0, 1, [8], share=True)
+    ledger.keep(0)
+    assert ledger.num_free == 8
+    ledger.release(1)
+    assert ledger.num_free == 10
+    ledger.reserve(2, 40)
+    assert ledger.sequences == [2]
+
+
 def test_a_fork_of_nobody_takes_nothing() -> None:
     ledger = PageLedger(10, 4, 1)
     with pytest.raises(KeyError):
