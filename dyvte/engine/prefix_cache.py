@@ -180,10 +180,11 @@ class PrefixCache:
         return entry.seq < 0 and entry.seq in self._keys and not taken
 
     def _let_go(self, seq: int) -> None:
-        """A sequence takes no rows any more."""
+        """A sequence takes no rows any more: what it took from may go, if the budget wants that."""
         source = self._takers.pop(seq, None)
         if source is not None and self._idle(source):
             self._ledger.keep(source.seq)
+            self._shrink()
 
     def _shrink(self) -> None:
         """Back into the budget; what is in use or belongs to a running sequence stays."""

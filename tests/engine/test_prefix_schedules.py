@@ -106,6 +106,24 @@ def test_what_a_prefill_is_taking_is_not_given_up(cold: Cold, tiny_model: dyvte.
     driver.check_empty()
 
 
+def test_what_was_beyond_the_budget_while_it_was_taken_goes_afterwards(
+    cold: Cold, tiny_model: dyvte.Model
+) -> None:
+    """The taker leaves nothing of its own; nobody looked at the budget again when it ended."""
+    driver = Reused(tiny_model, warm(max_step_rows=4))
+    driver.ask("first", asking(0, 0), "off")
+    driver.add("stream", tiny.prompt(3, images=0), GREEDY, EXITS["off"])
+    driver.step()
+    driver.add("taker", asking(0, 1), GREEDY, EXITS["1"])
+    driver.step()
+    assert driver.core.scheduler.group
+    driver.core.prefixes.max_bytes = 1
+    driver.run()
+    cold.same(driver, "taker", "1", 0, 1, 1, 1)
+    assert driver.core.prefixes.held <= 1
+    driver.check_empty()
+
+
 requests = st.fixed_dictionaries(
     {
         "picture": st.integers(0, 1),
