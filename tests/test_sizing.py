@@ -120,10 +120,22 @@ class Held(TorchDispatchMode):
         return out
 
 
-def test_activations_are_about_what_a_prefill_holds(tiny_model: dyvte.Model) -> None:
-    """Within 15 % on the CPU for decoders from 32 to 512 wide, in both types; here the least."""
-    adapter, count, rows = tiny_model.adapter, 4, 200
-    shape, serving = adapter.decoder, Serving(4, 64, 8192, 4)
+def test_activations_are_about_what_a_prefill_holds(
+    plain_model: dyvte.Model, tiny_model: dyvte.Model
+) -> None:
+    """Within 15 % on the CPU for decoders from 32 to 512 wide, in both types; here the least.
+
+    With kernels of ours it is an upper bound.
+    """
+    estimate = activations(plain_model.adapter.decoder, 200, Serving(4, 64, 8192, 4))
+    assert estimate == pytest.approx(held_by_a_prefill(plain_model, 4, 200), rel=0.15)
+    assert estimate >= held_by_a_prefill(tiny_model, 4, 200) / 1.15
+
+
+def held_by_a_prefill(model: dyvte.Model, count: int, rows: int) -> int:
+    """Bytes at most at a time while ``count`` prompts of ``rows`` rows run as one group."""
+    adapter = model.adapter
+    shape = adapter.decoder
     cache = RunCache(PageLedger(100, 64, shape.num_layers), shape.num_kv_heads, 8, torch.float32)
     parts = []
     for seq in range(count):
@@ -132,7 +144,7 @@ def test_activations_are_about_what_a_prefill_holds(tiny_model: dyvte.Model) -> 
         parts.append(Part(Segment(seq, rows, prefill=True), hidden, torch.arange(rows)))
     with torch.inference_mode(), Held() as held:
         forward(adapter, pack(parts), cache, [Off()] * count, SdpaAttention())
-    assert activations(shape, rows, serving) == pytest.approx(held.peak, rel=0.15)
+    return held.peak
 
 
 def test_states_of_a_request_are_what_the_prefix_cache_keeps_of_it(

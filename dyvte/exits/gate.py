@@ -19,6 +19,8 @@ from dyvte.errors import ModelError
 from dyvte.flops import gate_flops
 
 INNER = 2048
+WIDENED = 256
+"""Outputs of a gate in 16 bit whose weights are widened at a time: they stay in a core's cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +74,7 @@ class GateBank:
 
     def logits(self, layer: int, status_S2d: Tensor) -> Tensor:
         """``[S, 2]`` float32 (keep, exit) of one layer's gate."""
-        status = status_S2d.float()
-        inner = F.gelu(F.linear(status, self.w1[layer].float()))
+        inner = F.gelu(_linear(status_S2d.float(), self.w1[layer]))
         bias = self.bias.get(layer)
         return F.linear(inner, self.w2[layer].float(), None if bias is None else bias.float())
 
@@ -103,3 +104,11 @@ class GateBank:
                 f"gates: layer {max(self.layers)} has a gate, the model has layers "
                 f"0..{num_layers - 1}"
             )
+
+
+def _linear(status_S2d: Tensor, w1: Tensor) -> Tensor:
+    """In float32, of whatever type the weights are."""
+    if w1.dtype == torch.float32 or w1.device.type != "cpu":
+        return F.linear(status_S2d, w1.float())
+    parts = [F.linear(status_S2d, part.float()) for part in w1.split(WIDENED)]
+    return torch.cat(parts, dim=-1)

@@ -49,6 +49,19 @@ def test_sixteen_bit_gates_compute_in_float32() -> None:
     assert torch.equal(half.logits(0, status), up.logits(0, status.float()))
 
 
+@pytest.mark.parametrize("inner", [64, 256, 700, 2048])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_sixteen_bit_gates_of_any_width_are_those_of_the_same_numbers_in_float32(
+    dtype: torch.dtype, inner: int
+) -> None:
+    torch.manual_seed(0)
+    w1, w2 = torch.randn(inner, 48).div(7).to(dtype), torch.randn(2, inner).to(dtype)
+    status = torch.randn(3, 48)
+    found = GateBank({0: w1}, {0: w2}).logits(0, status)
+    expected = GateBank({0: w1.float()}, {0: w2.float()}).logits(0, status)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
 def test_a_folder_gives_back_what_was_written(tmp_path: Path) -> None:
     bank = tiny.gates(layers=(1, 3))
     write_gates(tmp_path / "new" / "gates", bank, CARD)
