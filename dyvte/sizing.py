@@ -6,8 +6,8 @@ request that did run (``dyvte.flops``). Knows no torch and no model.
 The memory of activations is an estimate, and so is every total that holds it: R rows in a prefill,
 each with six vectors of the hidden size (residual, its norm, attention's output and their copies),
 queries and keys before and after they are turned, and three vectors of the MLP; and two copies of
-the logits of N requests, one of them float32. The kernels of a CPU hold less: they compute MLPs some
-rows at a time, and no gates apart. The vision tower's own are left out.
+the logits of N requests, one of them float32. The kernels of a CPU hold less: they compute MLPs
+some rows at a time, and no gates apart. The vision tower's own are left out.
 """
 
 from __future__ import annotations
