@@ -105,11 +105,12 @@ def report(args: argparse.Namespace, peers: Sequence[str], ledger: Ledger) -> No
     """Print the tables; put them and the picture where they were asked for."""
     text = peers_text(ledger, peers)
     print(text)
-    if args.figure:
-        records = ledger.read()
+    records = ledger.read()
+    rows = compare(records, peers)
+    if args.figure and rows:  # else all that was measured was disturbed
         measured = {each.entry for each in records if each.workload != CAPACITY.name}
         entries = sorted(measured, key=lambda name: (name in peers, _order(records, name)))
-        draw(compare(records, peers), entries, peers, args.figure)
+        draw(rows, entries, peers, args.figure)
         if args.page:
             shown = picture(args.figure, args.page, "Medians, smallest and largest of the rounds")
             text = f"{text}\n\n{shown}"

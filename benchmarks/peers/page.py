@@ -11,6 +11,7 @@ from benchmarks.machine import QUIET_CORES
 from benchmarks.peers.campaign import rate
 from benchmarks.peers.compare import Check, Row, Spread, checks, compare
 from benchmarks.peers.records import Ledger, Record, kept
+from benchmarks.peers.workloads import CAPACITY
 
 MIB = 1 << 20
 
@@ -46,7 +47,7 @@ def peers_text(ledger: Ledger, peers: Sequence[str]) -> str:
         "goal, named behind it, is met):",
         ratios_table(compare(records, peers), [name for name in entries if name not in peers]),
         "Tokens of a request, prompt → answer:",
-        _tokens_table(checks(records), entries),
+        _tokens_table(checks([r for r in records if r.workload != CAPACITY.name]), entries),
         "Seconds from start to first reply; memory (largest proportional set size after a run):",
         _process_table(records),
     ]
