@@ -205,3 +205,19 @@ def test_one_taker_at_a_time_needs_no_copy() -> None:
     cache.rewind({3: [0] * LAYERS})
     append(cache, {3: 6}, 0, 9)
     assert cache._runs[3, 0] is not lying
+
+
+def test_pieces_of_a_prefill_move_the_rows_before_them_once() -> None:
+    """A row at a time, as answers grow, takes a page when it is needed."""
+    cache = make("runs")
+    assert isinstance(cache, RunCache)
+    cache.ledger.reserve(0, 40)
+    places = []
+    for piece in range(5):
+        append(cache, {0: 8}, 0, piece)
+        places.append(cache.run(0, 0)[0])
+    assert places[1:] == [places[1]] * 4
+    assert cache._runs[0, 0].capacity == 40
+    cache.ledger.grow(0, [48] * LAYERS)
+    append(cache, {0: 1}, 0, 9)
+    assert cache._runs[0, 0].capacity == 44

@@ -99,11 +99,15 @@ class RunCache(KVCache):
         run[1, :, at:stop] = v_nHD.transpose(0, 1)
 
     def _room(self, seq: int, layer: int, at: int, stop: int, device: torch.device) -> _Held:
-        """The run, large enough for ``stop`` rows; its first ``at`` are kept."""
+        """The run, large enough for ``stop`` rows; its first ``at`` are kept.
+
+        The second piece of a prefill makes room for all pieces: each would move those before it.
+        """
         held = self._runs.get((seq, layer))
         if held is not None and held.capacity >= stop:
             return held
-        grown = self._new(stop, device)
+        pieces = held is not None and stop - at > 1
+        grown = self._new(self.ledger.capacity(seq, layer) if pieces else stop, device)
         if held is not None:
             grown.run[:, :, :at] = held.run[:, :, :at]
         self._runs[seq, layer] = grown
