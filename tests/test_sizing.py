@@ -144,7 +144,8 @@ def held_by_a_prefill(model: dyvte.Model, count: int, rows: int) -> int:
         parts.append(Part(Segment(seq, rows, prefill=True), hidden, torch.arange(rows)))
     with torch.inference_mode(), Held() as held:
         forward(adapter, pack(parts), cache, [Off()] * count, SdpaAttention())
-    return held.peak
+    peak: int = held.peak
+    return peak
 
 
 def test_states_of_a_request_are_what_the_prefix_cache_keeps_of_it(

@@ -8,7 +8,7 @@ need not, and what may come back from an earlier request's prefix comes back. In
 from __future__ import annotations
 
 from dyvte.engine.sequence import Sequence
-from dyvte.exits.policy import ExitPolicy, Policy, Reads, exit_of
+from dyvte.exits.policy import Policy, Reads, exit_of
 from dyvte.flops import DecoderShape
 
 
@@ -20,9 +20,9 @@ def foreseen(shape: DecoderShape, sequence: Sequence) -> int:
     if source.tail:
         return shape.num_layers * shape.layer(rows - source.stop, rows)
     memory, prefix = source.memory, source.memory.prefix
-    leave, known = exit_of(sequence.policy), memory.depth + 1
+    leaves, known = certain_depth(sequence.policy, shape.num_layers), memory.depth + 1
     text = rows - prefix.stop + len(prefix.between)
-    gone = any(_certain(leave, layer) for layer in range(known))
+    gone = leaves is not None and leaves < known
     above = text if memory.images is None or gone else rows - prefix.start
     deeper = (shape.num_layers - known) * shape.layer(above, rows)
     return known * shape.layer(text, rows) + deeper
@@ -37,8 +37,3 @@ def certain_depth(policy: Policy, num_layers: int) -> int | None:
         if leave.decide(layer, None):
             return layer
     return num_layers - 1
-
-
-def _certain(leave: ExitPolicy, layer: int) -> bool:
-    """True if the images leave after ``layer`` whatever is read there."""
-    return leave.reads is Reads.NOTHING and leave.may_fire(layer) and leave.decide(layer, None)

@@ -60,7 +60,7 @@ class PrefixCache:
         """Bytes of all entries; rows of a running sequence are its own."""
         kept = [seq for seq in self._keys if seq < 0]
         pages = sum(self._ledger.held(seq) for seq in kept)
-        return pages * self._ledger.page_size * self._cache.row_bytes + self.state_bytes
+        return self._page_bytes(pages) + self.state_bytes
 
     @property
     def state_bytes(self) -> int:
@@ -160,9 +160,12 @@ class PrefixCache:
         tail = sequence.ids_from(entry.prefix.stop)[: max(0, held[0] - entry.prefix.stop)]
         wanted = [entry.rows(layer, len(tail)) for layer in range(len(held))]
         pages = sum(map(self._ledger.pages_for, wanted))
-        size = pages * self._ledger.page_size * self._cache.row_bytes + entry.state_bytes
+        size = self._page_bytes(pages) + entry.state_bytes
         whole = held == wanted and sequence.finish_reason is not FinishReason.ERROR
         return tail if whole and size <= self.max_bytes else ()
+
+    def _page_bytes(self, pages: int) -> int:
+        return pages * self._ledger.page_size * self._cache.row_bytes
 
     def lost(self, seq: int) -> None:
         """The pages of ``seq`` are taken away: so is its entry, if it is one's."""

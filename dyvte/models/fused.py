@@ -128,8 +128,7 @@ class FusedLayer:
     ) -> Tensor:
         """Attention, then the gated MLP; each adds to the rows. Neither argument changes."""
         cos, sin = (each[0].contiguous() for each in rotary)
-        runs = None if self.decode is None else context.single_runs()
-        if self.decode is not None and runs is not None:
+        if self.decode is not None and (runs := context.single_runs()) is not None:
             return self.decode(hidden_Td.contiguous(), cos, sin, runs)
         between = self._attend(hidden_Td, cos, sin, context)
         if len(between) <= BLOCK_ROWS:
