@@ -24,6 +24,7 @@ from dyvte.kernels import ops
 from dyvte.kernels.ops import Run
 from dyvte.kv_cache import KVCache, RunCache
 from dyvte.packing import PackedBatch, Segment
+from dyvte.transfer import upload
 
 ATTENTION_NAME = "dyvte"
 
@@ -68,8 +69,20 @@ class LayerContext(Protocol):
         """``[T, K, d]`` that the model still adds to the rows after its first K layers."""
         ...
 
+    @property
+    def read(self) -> Tensor | None:
+        """Indices (int64) of the rows whose result somebody reads; None: of all.
+
+        A layer may compute the keys and values of all rows and queries of these alone: what the
+        others become does not matter.
+        """
+        ...
+
     def attend(self, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, scale: float) -> Tensor:
-        """Cache the fresh rows of the layer, then attend them. Keeps none of the three."""
+        """Cache the fresh rows of the layer, then attend them. Keeps none of the three.
+
+        ``q`` has all rows, or those of ``read`` alone.
+        """
         ...
 
     def single_runs(self) -> Sequence[Run] | None:
@@ -82,18 +95,29 @@ class LayerContext(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StepContext:
-    """The rows of one packed step in one layer."""
+    """The rows of one packed step in one layer.
+
+    ``reads`` are the rows whose result somebody reads, each the last of a segment; None: all are.
+    """
 
     layer: int
     batch: PackedBatch
     cache: KVCache
     backend: AttentionBackend
     tap: Tap | None = None
+    reads: Sequence[int] | None = None
 
     @property
     def deepstack(self) -> Tensor | None:
         """The batch's."""
         return self.batch.deepstack
+
+    @property
+    def read(self) -> Tensor | None:
+        """``reads`` as a tensor."""
+        if self.reads is None:
+            return None
+        return upload(self.reads, torch.int64, self.batch.hidden.device)
 
     def single_runs(self) -> Sequence[Run] | None:
         """Where ``RunAttention`` would attend one row of each sequence, and nobody taps."""
@@ -109,7 +133,13 @@ class StepContext:
         self.cache.append(self.layer, self.batch, k_TKD, v_TKD)
         if self.tap is not None:
             self.tap.take(self.layer, q_THD, self.batch, self.cache, scale)
-        return self.backend(q_THD, k_TKD, v_TKD, self.layer, self.batch, self.cache, scale)
+        if self.reads is None or len(q_THD) == len(k_TKD):
+            return self.backend(q_THD, k_TKD, v_TKD, self.layer, self.batch, self.cache, scale)
+        if not self.reads:
+            return q_THD
+        rows = self.batch.ends(self.reads)
+        k_TKD, v_TKD = k_TKD[self.read], v_TKD[self.read]
+        return self.backend(q_THD, k_TKD, v_TKD, self.layer, rows, self.cache, scale)
 
 
 def packed_attention(

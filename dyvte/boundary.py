@@ -148,6 +148,17 @@ def wants_queries(layer: int, batch: PackedBatch, policies: Sequence[Policy]) ->
     return False
 
 
+def reads_rows(layer: int, batch: PackedBatch, policies: Sequence[Policy]) -> bool:
+    """True if a rule or a policy will look at what ``layer`` makes of the rows."""
+    for index in _with_image(batch):
+        rule, policy = prune_of(policies[index]), exit_of(policies[index])
+        if rule is not None and rule.share(layer + 1) is not None:
+            return True
+        if policy.reads is not Reads.NOTHING and policy.may_fire(layer):
+            return True
+    return False
+
+
 def _with_image(batch: PackedBatch) -> list[int]:
     """Segments in prefill whose images are still there, among the rows or in the cache."""
     return [

@@ -8,6 +8,9 @@ rotary embedding, activations, residual additions, softmax, embedding look-ups, 
 Conventions (METHOD of arXiv 2411.19628 and its neighbours): ``macs_visual`` (A: multiply-adds of
 the visual tokens in the LLM, as PyramidDrop prints), ``llm_prefill`` (B: FLOPs of the LLM over
 all tokens, no LM head), ``paper`` (C: B + vision tower + projector, as DyVTE prints).
+
+Counted by the convention though a CPU may not compute them: the causal half, rows of the last
+layer that nobody reads (``LayerContext.read``), layers of a tower behind the selected one.
 """
 
 from __future__ import annotations
@@ -169,7 +172,7 @@ class FlopsReport:
 
     @property
     def executed(self) -> int:
-        """What really ran: ``total - avoided_by_cache``."""
+        """What ran, by the same convention: ``total - avoided_by_cache``."""
         return self.total - self.avoided_by_cache
 
 

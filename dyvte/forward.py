@@ -5,7 +5,8 @@ sequence, ask the policies of the sequences in prefill, let the visual rows of t
 leave. State is passed, never ambient. The loop can be cut between layers (``start``,
 ``advance``, ``finish``) and between rows of a layer (``advance_rows``), so that a long prefill
 lets decodes step in between; ``forward`` runs it whole. Rules are asked when a layer's last row
-has run and see the whole layer, however it was cut.
+has run and see the whole layer, however it was cut. Of the last layer only the rows that predict
+a token are read: where nobody asks for others, it may compute those alone (``read_all``).
 
 Shapes: T rows, d hidden size, S segments, V vocabulary.
 """
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 
 from dyvte.attention import AttentionBackend, StepContext
-from dyvte.boundary import Boundary, wants_queries
+from dyvte.boundary import Boundary, reads_rows, wants_queries
 from dyvte.exits.policy import Policy
 from dyvte.exits.view import Queries
 from dyvte.kv_cache import KVCache
@@ -45,7 +46,8 @@ class Begun:
 class LayerLoop:
     """The loop's state. ``layer`` is the next one to run, or to run on if it has ``begun``.
 
-    ``passages`` has one per segment, None where no rows are taken or remembered.
+    ``passages`` has one per segment, None where no rows are taken or remembered. Without
+    ``read_all`` nobody reads what the last layer makes of other rows than each segment's last.
     """
 
     batch: PackedBatch
@@ -56,6 +58,7 @@ class LayerLoop:
     layer: int = 0
     gates: list[Lap] = field(default_factory=list)
     begun: Begun | None = None
+    read_all: bool = True
 
     @property
     def left(self) -> list[tuple[int, int]]:
@@ -104,10 +107,11 @@ def start(
     batch: PackedBatch,
     policies: Sequence[Policy],
     passages: Sequence[Passage | None] = (),
+    read_all: bool = True,
 ) -> LayerLoop:
     """Begin: rotary embeddings for the rows' positions, empty traces.
 
-    ``passages`` may end early: the segments after it have none.
+    ``passages`` may end early: the segments after it have none. ``read_all``: see ``LayerLoop``.
     """
     if len(policies) != len(batch.segments):
         raise ValueError(
@@ -116,7 +120,7 @@ def start(
     rotary = model.rotary(batch.hidden, batch.positions)
     traces = [SequenceTrace() for _ in batch.segments]
     none = [None] * (len(traces) - len(passages))
-    return LayerLoop(batch, rotary, list(policies), traces, [*passages, *none])
+    return LayerLoop(batch, rotary, list(policies), traces, [*passages, *none], read_all=read_all)
 
 
 def advance(
@@ -163,8 +167,17 @@ def _run_rows(
     if batch is not loop.batch:
         cos, sin = rotary
         rotary = (cos[..., begun.rows : stop, :], sin[..., begun.rows : stop, :])
-    context = StepContext(loop.layer, batch, cache, attention, begun.queries)
+    last = loop.layer == model.decoder.num_layers - 1
+    reads = _read_rows(loop, begun, stop) if last else None
+    context = StepContext(loop.layer, batch, cache, attention, begun.queries, reads)
     return model.run_layer(loop.layer, batch.hidden, rotary, context)
+
+
+def _read_rows(loop: LayerLoop, begun: Begun, stop: int) -> list[int] | None:
+    """Of a piece of the last layer the rows that are read; None if all are."""
+    if loop.read_all or reads_rows(loop.layer, loop.batch, loop.policies):
+        return None
+    return [row - begun.rows for row in loop.batch.last_rows if begun.rows <= row < stop]
 
 
 def _end_layer(model: ModelAdapter, loop: LayerLoop, cache: KVCache, begun: Begun) -> None:

@@ -105,6 +105,18 @@ class PackedBatch:
             deepstack=None if self.deepstack is None else self.deepstack[first:stop],
         )
 
+    def ends(self, rows: Sequence[int]) -> PackedBatch:
+        """The segments whose last row is among ``rows``, in order, with that row alone."""
+        asked, at = set(rows), upload(rows, torch.int64, self.hidden.device)
+        ending = zip(self.segments, self.last_rows, strict=True)
+        return PackedBatch(
+            segments=tuple(
+                replace(segment, rows=1, spans=()) for segment, last in ending if last in asked
+            ),
+            hidden=self.hidden.index_select(0, at),
+            positions=self.positions.index_select(-1, at),
+        )
+
     def after(self, layer: int, hidden: Tensor) -> PackedBatch:
         """The same rows as ``layer`` left them; deepstack that is all added is let go."""
         spent = self.deepstack is not None and layer + 1 >= self.deepstack.shape[1]

@@ -51,6 +51,7 @@ class PagedRows:
     slots: Tensor
     tables: PageTables
     deepstack: None = None
+    read: None = None
 
     def single_runs(self) -> None:
         """Pages are no runs."""

@@ -19,7 +19,7 @@ from dyvte.engine.image_cache import ImageCache
 from dyvte.engine.pace import Pace
 from dyvte.engine.pictures import Pictures, Seen, Tower
 from dyvte.engine.pieces import rows_within, work_of
-from dyvte.engine.scoring import score_prompts
+from dyvte.engine.scoring import score_prompts, scored
 from dyvte.engine.sequence import Sequence
 from dyvte.exits.policy import Off
 from dyvte.kv_cache import KVCache
@@ -160,7 +160,8 @@ class Runner:
         batch = pack([self._prompt(each) for each in prefill.sequences])
         policies = [each.policy for each in prefill.sequences]
         passages = [self._passage(each) for each in prefill.sequences]
-        prefill.loop = loop.start(self.model, batch, policies, passages)
+        read_all = scored(prefill.sequences)
+        prefill.loop = loop.start(self.model, batch, policies, passages, read_all)
         return prefill.loop
 
     def _next_piece(self, state: loop.LayerLoop, work: int | None, must: bool) -> tuple[int, int]:
@@ -199,7 +200,7 @@ class Runner:
             parts += self._next_rows(decodes)
         policies = [each.policy for each in prefills] + [Off() for _ in decodes]
         passages = [self._passage(each) for each in prefills]
-        state = loop.start(self.model, pack(parts), policies, passages)
+        state = loop.start(self.model, pack(parts), policies, passages, scored(prefills))
         loop.advance(self.model, state, self.cache, self.attention, self.model.decoder.num_layers)
         layers.stop()
         score_prompts(self.model, state.batch, prefills)

@@ -20,6 +20,17 @@ from dyvte.transfer import upload
 ROWS_AT_ONCE = 128  # logits of a long prompt side by side would be larger than the model
 
 
+def scored(prefills: Seq[Sequence]) -> bool:
+    """True if some of these want what ``score_prompts`` fills in."""
+    return any(_wanted(each) is not None for each in prefills)
+
+
+def _wanted(sequence: Sequence) -> int | None:
+    """Of how many alternatives; None: nothing, or it is there."""
+    owner = sequence.owner
+    return None if owner.prompt_logprobs is not None else owner.sampling.prompt_logprobs
+
+
 def score_prompts(model: ModelAdapter, batch: PackedBatch, prefills: Seq[Sequence]) -> None:
     """Fill in ``prompt_logprobs`` of the requests that want them and have none yet.
 
@@ -28,8 +39,8 @@ def score_prompts(model: ModelAdapter, batch: PackedBatch, prefills: Seq[Sequenc
     """
     for sequence, start in zip(prefills, batch.starts, strict=False):
         owner = sequence.owner
-        wanted = owner.sampling.prompt_logprobs
-        if wanted is not None and owner.prompt_logprobs is None:
+        wanted = _wanted(sequence)
+        if wanted is not None:
             ids = owner.request.prompt.token_ids
             hidden = batch.hidden[start : start + len(ids) - 1]
             owner.prompt_logprobs = tuple(_scored(model, hidden, ids[1:], wanted))

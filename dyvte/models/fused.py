@@ -11,6 +11,7 @@ Shapes: T rows, d hidden size, H query heads, G key/value heads, D head_dim.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -77,6 +78,18 @@ class Joined:
             return tuple(linear(x_Td) for linear in self.linears)
         return self.split(ops.linear(x_Td, self.panels, self.bias, out=out))
 
+    def tail(self) -> Joined:
+        """The same without the first layer, over the same memory."""
+        rest = copy(self)
+        rest.linears = self.linears[1:]
+        if self.panels is not None:
+            first, (_, *rest.sizes) = len(self.linears[0].panels.data), self.sizes
+            rest.panels = replace(
+                self.panels, data=self.panels.data[first:], outputs=sum(rest.sizes)
+            )
+            rest.bias = None if self.bias is None else self.bias[self.sizes[0] :]
+        return rest
+
     def split(self, product: Tensor) -> tuple[Tensor, ...]:
         """What of a joined product is each layer's."""
         each: tuple[Tensor, ...] = product.split(self.sizes, dim=1)
@@ -114,6 +127,7 @@ class FusedLayer:
         self.before_attention = Norm.of(layer.input_layernorm)
         self.before_mlp = Norm.of(layer.post_attention_layernorm)
         self.query_key_value = Joined(attention.q_proj, attention.k_proj, attention.v_proj)
+        self.query, self.key_value = attention.q_proj, self.query_key_value.tail()
         self.gate, self.up = mlp.gate_proj, mlp.up_proj
         self.gated = _alike(self.gate, self.up)
         self.attended, self.down = attention.o_proj, mlp.down_proj
@@ -130,6 +144,8 @@ class FusedLayer:
         cos, sin = (each[0].contiguous() for each in rotary)
         if self.decode is not None and (runs := context.single_runs()) is not None:
             return self.decode(hidden_Td.contiguous(), cos, sin, runs)
+        if (read := context.read) is not None:
+            return self._read(hidden_Td, cos, sin, context, read)
         between = self._attend(hidden_Td, cos, sin, context)
         if len(between) <= BLOCK_ROWS:
             return self._mlp(between)
@@ -165,20 +181,39 @@ class FusedLayer:
 
     def _attend(self, hidden_Td: Tensor, cos: Tensor, sin: Tensor, context: LayerContext) -> Tensor:
         """The rows between attention and MLP, maybe in ``space``."""
-        query, key, value = (
-            each.unflatten(1, (-1, self.head_dim)) for each in self._query_key_value(hidden_Td)
-        )
-        for rows_THD, norm in ((query, self.of_queries), (key, self.of_keys)):
-            if norm is None:
-                ops.turn_heads(rows_THD, cos, sin)
-            else:
-                ops.turn_heads(rows_THD, cos, sin, norm.weight, norm.eps)
+        query, key, value = self._heads(self.query_key_value, hidden_Td)
+        self._turn(query, self.of_queries, cos, sin)
+        self._turn(key, self.of_keys, cos, sin)
         attended = context.attend(query, key, value, self.scale).reshape(len(hidden_Td), -1)
         return _added(self.attended, attended, hidden_Td, self._room("between", hidden_Td))
 
-    def _query_key_value(self, hidden_Td: Tensor) -> tuple[Tensor, ...]:
-        joined, norm = self.query_key_value, self.before_attention
-        out = self._room("query, key, value", hidden_Td, joined)
+    def _read(
+        self, hidden_Td: Tensor, cos: Tensor, sin: Tensor, context: LayerContext, read: Tensor
+    ) -> Tensor:
+        """All rows leave their keys and values; only those of ``read`` go through the layer."""
+        key, value = self._heads(self.key_value, hidden_Td)
+        self._turn(key, self.of_keys, cos, sin)
+        rows = hidden_Td.index_select(0, read)
+        query = self.query(self.before_attention(rows)).unflatten(1, (-1, self.head_dim))
+        self._turn(query, self.of_queries, cos.index_select(0, read), sin.index_select(0, read))
+        attended = context.attend(query, key, value, self.scale).flatten(1)
+        return hidden_Td.index_copy(0, read, self._mlp(_added(self.attended, attended, rows)))
+
+    def _turn(self, rows_THD: Tensor, norm: Norm | None, cos: Tensor, sin: Tensor) -> None:
+        if norm is None:
+            ops.turn_heads(rows_THD, cos, sin)
+        else:
+            ops.turn_heads(rows_THD, cos, sin, norm.weight, norm.eps)
+
+    def _heads(self, joined: Joined, hidden_Td: Tensor) -> Sequence[Tensor]:
+        """What each layer of a joined product gives for the normed rows, ``[T, heads, D]``."""
+        return [
+            each.unflatten(1, (-1, self.head_dim)) for each in self._projected(joined, hidden_Td)
+        ]
+
+    def _projected(self, joined: Joined, hidden_Td: Tensor) -> tuple[Tensor, ...]:
+        norm = self.before_attention
+        out = self._room("projected", hidden_Td, joined)
         if out is None or len(hidden_Td) <= BLOCK_ROWS:
             return joined(self._normed(norm, hidden_Td), out)
         for rows, product in zip(hidden_Td.split(BLOCK_ROWS), out.split(BLOCK_ROWS), strict=True):

@@ -85,7 +85,7 @@ MODELS: dict[str, Llava | Family] = {
 class Attends:
     """A context that keeps nothing: all rows are one prompt."""
 
-    deepstack = None
+    deepstack = read = None
 
     def single_runs(self) -> None:
         """None of a cache."""
