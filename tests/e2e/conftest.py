@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,8 +43,9 @@ class Server:
         self.process.send_signal(signal.SIGTERM)
 
 
-def start(folder: Path, *flags: str) -> Server:
-    """Start a server on a free port and wait until it is ready."""
+@contextmanager
+def started(folder: Path, *flags: str) -> Iterator[Server]:
+    """A server on a free port once it is ready; it ends with the context, as does its client."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -57,24 +59,30 @@ def start(folder: Path, *flags: str) -> Server:
         text=True,
     )
     base = f"http://127.0.0.1:{port}"
-    client = OpenAI(base_url=f"{base}/v1", api_key="unused", max_retries=0, timeout=60)
-    server = Server(process, base, client)
+    try:
+        with OpenAI(base_url=f"{base}/v1", api_key="unused", max_retries=0, timeout=60) as client:
+            server = Server(process, base, client)
+            _wait_until_ready(server)
+            yield server
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _wait_until_ready(server: Server) -> None:
     deadline = time.monotonic() + STARTED_WITHIN_S
-    while time.monotonic() < deadline and process.poll() is None:
+    while time.monotonic() < deadline and server.process.poll() is None:
         try:
             if httpx.get(f"{server.base}/ready", timeout=2).status_code == 200:
-                return server
+                return
         except httpx.TransportError:
             pass
         time.sleep(0.1)
-    process.kill()
-    raise RuntimeError(f"the server did not start (exit code {process.poll()})")
+    raise RuntimeError(f"the server did not start (exit code {server.process.poll()})")
 
 
 @pytest.fixture(scope="module")
 def server(tiny_folder: Path) -> Iterator[Server]:
     """One server for the tests of a module."""
-    running = start(tiny_folder)
-    yield running
-    running.process.kill()
-    running.process.wait()
+    with started(tiny_folder) as running:
+        yield running

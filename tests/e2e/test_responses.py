@@ -12,7 +12,7 @@ import pytest
 from openai.types.responses import Response
 from pydantic import BaseModel
 
-from tests.e2e.conftest import MODEL, ROOT, Server, start
+from tests.e2e.conftest import MODEL, ROOT, Server, started
 from tests.e2e.pictures import ask, png, url
 
 PICTURE = (ROOT / "docs" / "picture.png").read_bytes()
@@ -42,10 +42,8 @@ class Thing(BaseModel):
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     """The demo model."""
-    running = start(Path("demo"))
-    yield running
-    running.process.kill()
-    running.process.wait()
+    with started(Path("demo")) as running:
+        yield running
 
 
 @pytest.fixture

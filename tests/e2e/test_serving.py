@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import dyvte
-from tests.e2e.conftest import MODEL, Server, start
+from tests.e2e.conftest import MODEL, Server, started
 from tests.e2e.pictures import ask, png, url
 
 EXITS: list[dict[str, Any]] = [
@@ -159,7 +159,6 @@ def test_savings_add_up_in_metrics(server: Server) -> None:
 
 
 def test_sigterm_lets_a_running_stream_end_and_refuses_newcomers(tiny_folder: Path) -> None:
-    server = start(tiny_folder, "--drain-timeout", "20")
     body = {
         "model": MODEL,
         "messages": ask("count", png()),
@@ -167,13 +166,14 @@ def test_sigterm_lets_a_running_stream_end_and_refuses_newcomers(tiny_folder: Pa
         "ignore_eos": True,
         "stream": True,
     }
-    with httpx.stream("POST", f"{server.base}/v1/chat/completions", json=body) as reply:
-        lines = reply.iter_lines()
-        next(lines)
-        server.terminate()
-        rest = [line for line in lines if line.startswith("data:")]
-    assert rest[-1] == "data: [DONE]"
-    assert server.process.wait(timeout=20) == 0
+    with started(tiny_folder, "--drain-timeout", "20") as server:
+        with httpx.stream("POST", f"{server.base}/v1/chat/completions", json=body) as reply:
+            lines = reply.iter_lines()
+            next(lines)
+            server.terminate()
+            rest = [line for line in lines if line.startswith("data:")]
+        assert rest[-1] == "data: [DONE]"
+        assert server.process.wait(timeout=20) == 0
 
 
 def _complete(server: Server, messages: list[dict[str, Any]], **extra: Any) -> Any:
