@@ -85,13 +85,16 @@ def test_the_official_client_raises_what_we_mean(client: openai.OpenAI) -> None:
 
 
 def test_an_error_in_a_stream_reaches_the_official_client() -> None:
-    with serve(FakeEngine(fail_after=(3, RequestFailed("x", "y")))) as url:
-        with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
-            stream = client.chat.completions.create(
-                model="demo", messages=[{"role": "user", "content": "hi"}], stream=True
-            )
-            with stream, pytest.raises(openai.APIError, match="could not finish"):
-                list(stream)
+    engine = FakeEngine(fail_after=(3, RequestFailed("x", "y")))
+    with (
+        serve(engine) as url,
+        openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
+    ):
+        stream = client.chat.completions.create(
+            model="demo", messages=[{"role": "user", "content": "hi"}], stream=True
+        )
+        with stream, pytest.raises(openai.APIError, match="could not finish"):
+            list(stream)
 
 
 @pytest.mark.parametrize("stream", [True, False])
