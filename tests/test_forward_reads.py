@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import dyvte
+from dyvte import cpu
 from dyvte import forward as loop
 from dyvte.attention import AttentionBackend, DenseAttention, RunAttention, SdpaAttention
 from dyvte.exits.policy import Fixed, Gate, Off, Policy
@@ -130,3 +131,21 @@ def test_only_rows_that_are_read_cross_the_last_layer(
     batch = bench.prefill([tiny.prompt(1), tiny.prompt(2, images=2)])
     last_rows_only(bench, batch, [policy] * 2)
     assert counted.rows == [len(batch.hidden) if all_rows else 2]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "weights", "close"), [("bfloat16", "auto", 0.05), ("float32", "int8", 1e-4)]
+)
+def test_other_forms_of_weights_read_the_same(
+    dtype: str, weights: str, close: float, tiny_folder: Any
+) -> None:
+    """Whether queries, keys and values are one product or three."""
+    if weights == "int8" and not cpu.computes_int8():
+        pytest.skip("int8 needs a CPU with VNNI or AMX")
+    model = dyvte.load(tiny_folder, device="cpu", dtype=dtype, weights=weights)
+    full, only = Bench(model, RunAttention()), Bench(model, RunAttention())
+    prompts = [tiny.prompt(1), tiny.prompt(2, images=2)]
+    policies: list[Policy] = [Fixed(1), Off()]
+    expected = full.run(full.prefill(prompts), policies)
+    found = last_rows_only(only, only.prefill(prompts), policies, (7, 30))
+    torch.testing.assert_close(found.logits, expected.logits, atol=close, rtol=close)
