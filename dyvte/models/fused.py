@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dyvte.attention import LayerContext
 from dyvte.kernels import ops
@@ -134,6 +134,8 @@ class FusedLayer:
         self.scale, self.head_dim = float(attention.scaling), int(attention.head_dim)
         norms = (getattr(attention, name, None) for name in ("q_norm", "k_norm"))
         self.of_queries, self.of_keys = (Norm.of(each) if each else None for each in norms)
+        self.row_by_row = not any(map(_foreign, (*self.query_key_value.linears, self.attended)))
+        self.row_by_row &= not any(map(_foreign, (self.gate, self.up, self.down)))
         self.space = space
         self.decode = self._for_single_rows()
 
@@ -144,7 +146,7 @@ class FusedLayer:
         cos, sin = (each[0].contiguous() for each in rotary)
         if self.decode is not None and (runs := context.single_runs()) is not None:
             return self.decode(hidden_Td.contiguous(), cos, sin, runs)
-        if (read := context.read) is not None:
+        if self.row_by_row and (read := context.read) is not None:
             return self._read(hidden_Td, cos, sin, context, read)
         between = self._attend(hidden_Td, cos, sin, context)
         if len(between) <= BLOCK_ROWS:
@@ -253,6 +255,12 @@ def _in_panels(linear: Any) -> tuple[Panels, Tensor | None] | None:
     if not hasattr(linear, "panels"):
         return None
     return linear.panels, None if linear.bias is None else linear.bias.detach()
+
+
+def _foreign(linear: Any) -> bool:
+    """True for another library's layer, which may round its rows together, as bitsandbytes' int8
+    does: what it gives for one of them depends on the others."""
+    return isinstance(linear, nn.Linear) and type(linear) is not nn.Linear
 
 
 def _alike(gate: Any, up: Any) -> bool:

@@ -304,8 +304,10 @@ def ways() -> Sequence[Any]:
 @pytest.mark.filterwarnings("ignore")  # the libraries' own, of what they do at import
 @pytest.mark.parametrize("how", ways(), ids=["torchao", "bnb-int8", "bnb-nf4"])
 def test_a_rounded_checkpoint_loads_and_answers_as_in_transformers(
-    how: Any, tiny_folder: Path, tmp_path: Path
+    how: Any, tiny_folder: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
+    """bitsandbytes' int8 rounds rows as well: the last bit of a float32 sum may decide a level."""
+    close = 0.15 if "bnb-int8" in request.node.name else 1e-4
     folder = tmp_path / "rounded"
     theirs = stored(folder, tiny_folder, how())
     model = dyvte.load(folder, device="cpu", dtype="float32")
@@ -324,5 +326,6 @@ def test_a_rounded_checkpoint_loads_and_answers_as_in_transformers(
         model, prompt, dyvte.SamplingParams(max_tokens=1, temperature=0, return_logits=True)
     )
     assert ours.logits is not None
-    torch.testing.assert_close(ours.logits, wanted, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(ours.logits, wanted, atol=close, rtol=1e-4)
+    assert ours.token_ids == wanted.argmax(-1).tolist()
     same_in_any_company(model)
