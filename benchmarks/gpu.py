@@ -34,7 +34,7 @@ from benchmarks.weights import Case, step_bytes
 from dyvte.engine.build import CPU_PAGE, CUDA_PAGE, EngineConfig, build_core
 from dyvte.engine.core import EngineCore
 from dyvte.engine.events import EngineRequest
-from dyvte.engine.scheduler import Limits
+from dyvte.engine.plan import Limits
 from dyvte.engine.warmup import warm_up
 from dyvte.models.adapter import ModelAdapter
 from dyvte.prompt import IMAGE, Prompt

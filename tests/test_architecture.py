@@ -35,6 +35,7 @@ WITHOUT_TORCH = (
     "dyvte.prompt",
     "dyvte.flops",
     "dyvte.pages",
+    "dyvte.engine.plan",
     "dyvte.engine.scheduler",
     "dyvte.engine.stats",
     "dyvte.engine.events",

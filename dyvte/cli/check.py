@@ -116,7 +116,7 @@ def _open(args: argparse.Namespace) -> Model:
 
 def _serving(args: argparse.Namespace, model: Model) -> Serving:
     from dyvte.engine.build import CPU_PAGE, CUDA_PAGE
-    from dyvte.engine.scheduler import Limits
+    from dyvte.engine.plan import Limits
     from dyvte.sizing import Serving
 
     page = CUDA_PAGE if _on_cuda(args.device) else CPU_PAGE

@@ -15,9 +15,10 @@ from dyvte.engine.core import EngineCore
 from dyvte.engine.decode_graphs import DecodeGraphs
 from dyvte.engine.image_cache import ImageCache
 from dyvte.engine.pace import LEAST_ROWS, Pace
+from dyvte.engine.plan import Limits
 from dyvte.engine.prefix_cache import PrefixCache
 from dyvte.engine.runner import Runner
-from dyvte.engine.scheduler import Limits, Scheduler
+from dyvte.engine.scheduler import Scheduler
 from dyvte.errors import OptionError
 from dyvte.flops import DecoderShape
 from dyvte.kv_cache import KVCache, PagedCache, RunCache

@@ -18,15 +18,17 @@ from dyvte.constraints.constraint import Constraint, Grammars
 from dyvte.engine.choosing import Choice, Draft
 from dyvte.engine.events import EngineRequest, TokenEvent
 from dyvte.engine.fitting import fit
+from dyvte.engine.foreseen import foreseen
 from dyvte.engine.output import Emission, accept
+from dyvte.engine.plan import Plan, Work
 from dyvte.engine.prefix_cache import PrefixCache
 from dyvte.engine.report import request_stats
 from dyvte.engine.runner import Output, Runner
-from dyvte.engine.scheduler import Scheduler, Work
+from dyvte.engine.scheduler import Scheduler
 from dyvte.engine.sequence import Fit, RequestState, Sequence
 from dyvte.engine.spent import spent_flops
 from dyvte.engine.stats import EngineSnapshot, RequestStats, StepStats
-from dyvte.engine.stepping import Stepper
+from dyvte.engine.stepping import Ran, Stepper
 from dyvte.errors import DyvteError, GrammarFailed, RequestFailed
 from dyvte.model import Model
 from dyvte.pages import OutOfPages
@@ -56,7 +58,7 @@ class EngineCore:
         self.max_model_len = max_model_len
         self.grammars = grammars
         self.prefixes = PrefixCache(runner.cache) if prefixes is None else prefixes
-        scheduler.cached_rows = self.prefixes.rows
+        scheduler.cached_rows, scheduler.cost = self.prefixes.rows, self._cost
         self.last_step = StepStats()
         self._ids = itertools.count()
         self._sequences: dict[int, Sequence] = {}
@@ -135,16 +137,12 @@ class EngineCore:
     def step(self) -> list[Emission]:
         """Run one step and return what it said, in sequence order."""
         began = time.perf_counter()
-        plan = self.scheduler.plan(self.runner.cache.lengths)
+        plan = self.scheduler.plan(self.runner.cache.lengths, self.runner.pace.piece)
         for seq in sorted(plan.preempted, reverse=True):
             self._preempt(seq)
         if plan.idle:
             return []
-        ran = self._stepper.step(
-            self._alive(plan.group),
-            self._alive(plan.decode),
-            self.runner.pace.budget(plan.background) if plan.bounded else None,
-        )
+        ran = self._run(plan)
         said = self._postprocess(ran.outputs)
         emissions, self._failed = [*self._failed, *said], []
         spent = self.runner.settle()
@@ -156,6 +154,21 @@ class EngineCore:
             vision_seconds=spent.vision,
         )
         return emissions
+
+    def _run(self, plan: Plan) -> Ran:
+        decodes = self._alive(plan.decode)
+        if plan.passing:
+            return self._stepper.run_passing(self._alive(plan.passing), decodes)
+        work = self.runner.pace.budget(plan.background) if plan.bounded else None
+        return self._stepper.step(self._alive(plan.group), decodes, work)
+
+    def _cost(self, seq: int) -> int | None:
+        """FLOPs of a waiting sequence's layers; None if images have to be encoded before."""
+        sequence = self._sequences[seq]
+        source = self.prefixes.source(sequence)
+        if source is None and sequence.owner.layout.spans and sequence.owner.image_rows is None:
+            return None
+        return foreseen(self.model.adapter.decoder, sequence, source)
 
     def _alive(self, seqs: Seq[int]) -> list[Sequence]:
         return [self._sequences[seq] for seq in seqs]
@@ -175,7 +188,7 @@ class EngineCore:
             rows = cache.lengths(seq)
             saved += len(rows) * sequence.owner.full_rows(rows) - sum(rows)
         return EngineSnapshot(
-            running=len(scheduler.running) + len(scheduler.group),
+            running=len(scheduler.running) + len(scheduler.group) + len(scheduler.passing),
             waiting=len(scheduler.waiting),
             kv_usage=scheduler.ledger.usage,
             kv_bytes_saved=saved * cache.row_bytes,
@@ -192,6 +205,9 @@ class EngineCore:
             for choice in drafted
             if not choice.usable and choice.sequence.finish_reason is None
         ]
+        for out in outputs:
+            if out.trace is not None:
+                self.prefixes.let_go(out.sequence.seq)
         # Only now: a request that failed takes its other choices of this step with it.
         chosen: list[Choice] = []
         forks: list[tuple[Sequence, torch.Tensor]] = []

@@ -10,11 +10,12 @@ from __future__ import annotations
 from dyvte.engine.sequence import Sequence
 from dyvte.exits.policy import Policy, Reads, exit_of
 from dyvte.flops import DecoderShape
+from dyvte.prefix import Source
 
 
-def foreseen(shape: DecoderShape, sequence: Sequence) -> int:
-    """All layers of its prompt; of rows that are there already only what may run all the same."""
-    rows, source = sequence.rows, sequence.source
+def foreseen(shape: DecoderShape, sequence: Sequence, source: Source | None) -> int:
+    """All layers of its prompt; of rows that ``source`` has only what may run all the same."""
+    rows = sequence.rows
     if source is None:
         return shape.num_layers * shape.layer(rows, rows)
     if source.tail:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 RISE, FALL = 0.5, 0.1  # a slower machine is believed sooner than a faster one
 MARGIN = 0.85  # of the stall is planned for: the next piece may be slower than those before
-QUIET_S = 0.1  # work in the background yields this often where no stall is set
+QUIET_S = 0.1  # where no stall is set: what works in the background yields this often
 LEAST_ROWS = 64  # fewer rows of a layer cost as much: its weights are read either way
 
 
@@ -52,11 +52,15 @@ class Pace:
 
         Work in the background yields even where nothing else has to.
         """
+        unlimited = self.fixed is None and not self.stall_s and not background
+        return None if unlimited else self.piece
+
+    @property
+    def piece(self) -> int:
+        """Work that fits a stall, or ``QUIET_S`` where none is set."""
         if self.fixed is not None:
             return self.fixed
-        stall = self.stall_s or (QUIET_S if background else 0.0)
-        if not stall:
-            return None
+        stall = self.stall_s or QUIET_S
         return int(MARGIN * stall / self.layers.seconds) if self.layers.seconds else self.first
 
     def image_work(self, flops: int) -> int:

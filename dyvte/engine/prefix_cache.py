@@ -83,47 +83,56 @@ class PrefixCache:
     def look_up(self, sequence: Sequence) -> bool:
         """A sequence is about to be computed: show it its source. True if there is one."""
         key, owner = sequence.owner.prefix_key, sequence.owner
-        self._let_go(sequence.seq)
+        self.let_go(sequence.seq)
         if key is None:
             return False
-        entry = self._entries.get(key)
-        sequence.source = None if entry is None else Source(entry, self._shared(sequence, entry))
+        source = sequence.source = self.source(sequence)
         if owner.trace is None:
-            owner.prefix_hit = entry is not None
-        if entry is not None:
-            self._takers[sequence.seq] = entry
-            self._ledger.need(entry.seq)
+            owner.prefix_hit = source is not None
+        if source is not None:
+            self._trim(source)
+            self._takers[sequence.seq] = source.memory
+            self._ledger.need(source.memory.seq)
             self._entries.move_to_end(key)
-        return entry is not None
+        return source is not None
+
+    def source(self, sequence: Sequence) -> Source | None:
+        """What a sequence would take if it were computed now. Changes nothing."""
+        key = sequence.owner.prefix_key
+        entry = None if key is None else self._entries.get(key)
+        return None if entry is None else Source(entry, self._shared(sequence, entry))
 
     def _shared(self, sequence: Sequence, entry: Memory) -> int:
-        """Rows behind the prefix that the sequence would compute alike.
+        """Rows behind the prefix that the sequence would compute alike."""
+        if certain_depth(sequence.policy, self._ledger.num_layers) != entry.depth:
+            return 0
+        ids = sequence.ids_from(entry.prefix.stop)[:-RUN_AGAIN]
+        alike = itertools.takewhile(bool, map(operator.eq, ids, entry.tail))
+        return sum(1 for _ in alike)
 
-        The rest of them is given up where nobody else takes rows, so that the sequence can write
-        where they lie.
-        """
-        layers, shared = self._ledger.num_layers, 0
-        if certain_depth(sequence.policy, layers) == entry.depth:
-            ids = sequence.ids_from(entry.prefix.stop)[:-RUN_AGAIN]
-            alike = itertools.takewhile(bool, map(operator.eq, ids, entry.tail))
-            shared = sum(1 for _ in alike)
+    def _trim(self, source: Source) -> None:
+        """Rows that a taker leaves are given up where nobody else takes any, so that it can write
+        where they lie."""
+        entry = source.memory
         if self._idle(entry):
-            entry.tail = entry.tail[:shared]
-            self._cache.cut(entry.seq, entry.rows_per_layer(layers))
-        return shared
+            entry.tail = entry.tail[: source.tail]
+            self._cache.cut(entry.seq, entry.rows_per_layer(self._ledger.num_layers))
 
     def note(self, sequence: Sequence, passage: Passage | None) -> None:
-        """A prefill is over: remember what it computed, if nobody got as deep before."""
+        """A prefill is over: remember what it computed, if nobody got as deep before.
+
+        It takes no rows any more (``let_go``); what others are taking rows from is not replaced.
+        """
         sequence.source = None
-        self._let_go(sequence.seq)
         key = sequence.owner.prefix_key
         entry = None if passage is None else passage.memory(sequence.seq)
         if key is None or entry is None or entry.state_bytes > self.max_state_bytes:
             return
         known = self._entries.get(key)
-        if known is not None and known.depth >= entry.depth:
-            return
         if known is not None:
+            # Who passed a prefill in flight may get deeper than what that is taking rows from.
+            if known.depth >= entry.depth or self._taken(known):
+                return
             self._forget(known.seq)
         self._entries[key] = entry
         self._keys[sequence.seq] = key
@@ -134,7 +143,7 @@ class PrefixCache:
     def retire(self, sequence: Sequence) -> None:
         """A sequence ends. What it holds of a prefix stays; the rest must still be released."""
         seq, key = sequence.seq, sequence.owner.prefix_key
-        self._let_go(seq)
+        self.let_go(seq)
         entry = self._entries.get(key) if key is not None else None
         if entry is None or key is None:
             return
@@ -179,10 +188,13 @@ class PrefixCache:
 
     def _idle(self, entry: Memory) -> bool:
         """True if it is an entry, belongs to no running sequence, and nobody takes rows from it."""
-        taken = any(each is entry for each in self._takers.values())
-        return entry.seq < 0 and entry.seq in self._keys and not taken
+        return entry.seq < 0 and entry.seq in self._keys and not self._taken(entry)
 
-    def _let_go(self, seq: int) -> None:
+    def _taken(self, entry: Memory) -> bool:
+        """True if the rows of a sequence in prefill come from it."""
+        return any(each is entry for each in self._takers.values())
+
+    def let_go(self, seq: int) -> None:
         """A sequence takes no rows any more: what it took from may go, if the budget wants that."""
         source = self._takers.pop(seq, None)
         if source is not None and self._idle(source):

@@ -117,7 +117,7 @@ class Runner:
 
     def whole(self, prefill: Prefill) -> int:
         """Work of all layers of a group: what it may come to, never less than what it will."""
-        return sum(foreseen(self.model.decoder, each) for each in prefill.sequences)
+        return sum(foreseen(self.model.decoder, each, each.source) for each in prefill.sequences)
 
     def advance(self, prefill: Prefill, work: int | None, must: bool) -> list[Output]:
         """Run rows and layers of a group that cost no more than ``work`` (None: all that is left).

@@ -49,7 +49,7 @@ class Stepper:
         """Run the group as far as ``work`` goes (None: to its end) and one row of each decode."""
         ran = Ran()
         if group and self.prefill is None:
-            self._open(group)
+            self.prefill = self._opened(group)
         seen = self._see(work, beside=bool(decodes) and work is not None)
         if work is not None:
             work = max(0, work - self.runner.pace.image_work(seen.flops))
@@ -58,12 +58,19 @@ class Stepper:
         if prefill is None or prefill.pictures.left:
             self._decode(decodes, ran)
         elif prefill.loop is None and (work is None or self.runner.whole(prefill) <= work):
-            self._run_joined(prefill, decodes, ran)
+            self.prefill = None
+            self._run_joined(prefill.sequences, decodes, ran)
         else:
             self._advance(prefill, work, not seen.flops, ran)
             self._decode(decodes, ran)
-        ran.outputs = [out for out in ran.outputs if out.sequence.finish_reason is None]
-        return ran
+        return _of_the_living(ran)
+
+    def run_passing(self, group: Seq[Sequence], decodes: Seq[Sequence]) -> Ran:
+        """Run prefills that need no image encoded, whole, while the group in flight rests."""
+        ran, prefill = Ran(), self._opened(group)
+        assert not prefill.pictures.left, "who passes has its images"
+        self._run_joined(prefill.sequences, decodes, ran)
+        return _of_the_living(ran)
 
     def leave(self, sequence: Sequence) -> None:
         """Take a sequence that has ended out of the group in flight, if it is there."""
@@ -84,12 +91,12 @@ class Stepper:
             return 0
         return self.prefill.flops
 
-    def _open(self, group: Seq[Sequence]) -> None:
+    def _opened(self, group: Seq[Sequence]) -> Prefill:
         now = time.perf_counter()
         for each in group:
             each.owner.clock.admitted = each.owner.clock.admitted or now
             self.prefixes.look_up(each)
-        self.prefill = self.runner.open(group)
+        return self.runner.open(group)
 
     def _see(self, work: int | None, beside: bool) -> Seen:
         if self.prefill is None or not self.prefill.pictures.left:
@@ -99,9 +106,8 @@ class Stepper:
             self._fail(state, error)
         return seen
 
-    def _run_joined(self, prefill: Prefill, decodes: Seq[Sequence], ran: Ran) -> None:
-        """The whole group and the decodes in one packed forward."""
-        group, self.prefill = prefill.sequences, None
+    def _run_joined(self, group: Seq[Sequence], decodes: Seq[Sequence], ran: Ran) -> None:
+        """A whole group and the decodes in one packed forward."""
         ran.prefill_rows = sum(each.rows - _cached(each) for each in group)
         ran.outputs += self._rescued(lambda: self.runner.run(group, decodes), group, decodes)
 
@@ -126,7 +132,9 @@ class Stepper:
         self, run: Callable[[], list[Output]], group: Seq[Sequence], decodes: Seq[Sequence]
     ) -> list[Output]:
         """``run``, or if that raises each of its sequences by itself; who raises again fails."""
-        cache, group = self.runner.cache, list(group)
+        cache, in_flight = self.runner.cache, self.prefill
+        if in_flight is not None and group is in_flight.sequences:
+            group, in_flight = list(group), None
         before = {each.seq: cache.lengths(each.seq) for each in decodes}
         try:
             return run()
@@ -135,8 +143,7 @@ class Stepper:
             short = isinstance(error, torch.OutOfMemoryError)
         if short and torch.cuda.is_available():
             torch.cuda.empty_cache()  # not above: there the error still holds the step's tensors
-        if group:
-            self.prefill = None
+        self.prefill = in_flight
         cache.rewind(before)
         self._rewind(group)
         return [out for each in group for out in self._alone([each], [])] + [
@@ -159,6 +166,11 @@ class Stepper:
             self.runner.cache.rewind({sequence.seq: before})
             self._fail(sequence.owner, error)
             return []
+
+
+def _of_the_living(ran: Ran) -> Ran:
+    ran.outputs = [out for out in ran.outputs if out.sequence.finish_reason is None]
+    return ran
 
 
 def _cached(sequence: Sequence) -> int:

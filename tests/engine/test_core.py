@@ -112,13 +112,13 @@ def test_a_tiny_pool_preempts_the_youngest_and_nobody_notices(
     preempted: list[int] = []
     plan = driver.core.scheduler.plan
 
-    def spy(kv_rows: object) -> object:
-        chosen = plan(kv_rows)  # type: ignore[arg-type]
+    def spy(*asked: Any) -> object:
+        chosen = plan(*asked)
         preempted.extend(chosen.preempted)
         return chosen
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(type(driver.core.scheduler), "plan", lambda self, rows: spy(rows))
+        patch.setattr(type(driver.core.scheduler), "plan", lambda self, *asked: spy(*asked))
         for index in range(4):
             driver.add(f"r{index}", tiny.prompt(index), params, EXITS[exits])
         driver.run()

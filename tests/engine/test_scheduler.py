@@ -2,86 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from dyvte.engine.pieces import rows_within, work_of
-from dyvte.engine.scheduler import Limits, Plan, Scheduler, Work
-from dyvte.flops import DecoderShape
-from dyvte.pages import PageLedger
-
-LAYERS, PAGE, LEAST = 4, 8, 8
-
-
-SHAPE = DecoderShape(LAYERS, 8, 16, 2, 2, 4, 10)
-ROW = SHAPE.linear(1)
-
-
-class Toy:
-    """A scheduler with the least of an engine around it: rows are counted, nothing is computed.
-
-    ``budget`` is the work that a bounded step may do; ``ran`` lists what each step's group did.
-    """
-
-    def __init__(self, pages: int = 1000, budget: int = 10**9, **limits: int) -> None:
-        self.scheduler = Scheduler(PageLedger(pages, PAGE, LAYERS), Limits(**limits))
-        self.rows: dict[int, int] = {}
-        self.left: dict[int, tuple[int, int]] = {}
-        self.budget = budget
-        self.ran: list[int] = []
-        self._begun: tuple[int, ...] = ()
-        self._layer = self._done = 0
-
-    def add(self, *rows: int) -> None:
-        for each in rows:
-            seq = len(self.rows)
-            self.rows[seq] = each
-            self.scheduler.add(Work(seq, each))
-
-    def add_with_exit(self, rows: int, layer: int, gone: int) -> None:
-        """One of whose rows so many leave after ``layer``."""
-        self.left[len(self.rows)] = (layer, min(gone, rows - 1))
-        self.add(rows)
-
-    def kv_rows(self, seq: int) -> Sequence[int]:
-        layer, gone = self.left.get(seq, (LAYERS, 0))
-        rows = self.rows[seq]
-        return [rows - gone * (at > layer) for at in range(LAYERS)]
-
-    def step(self) -> Plan:
-        """Plan, and do as the engine does: a prefill that ends decodes, a decode adds a row."""
-        plan = self.scheduler.plan(self.kv_rows)
-        for seq in sorted(plan.preempted, reverse=True):
-            self.scheduler.wait_again(Work(seq, self.rows[seq]))
-        for seq in plan.decode:
-            self.rows[seq] += 1
-        self.ran.append(self._advance(plan))
-        if plan.group and self._layer == LAYERS:
-            for seq in plan.group:
-                self.scheduler.prefilled(seq, self.kv_rows(seq))
-        return plan
-
-    def _advance(self, plan: Plan) -> int:
-        """Rows and layers of the group, within the budget if the step is bounded."""
-        if not set(plan.group) & set(self._begun):
-            self._begun, self._layer, self._done = plan.group, 0, 0
-        spent = 0
-        total = sum(self.rows[seq] for seq in plan.group)
-        while plan.group and self._layer < LAYERS:
-            left = [(total - self._done, self._done)]
-            rows = left[0][0]
-            if plan.bounded:
-                rows = rows_within(SHAPE, left, self.budget - spent, LEAST, not spent)
-            if not rows:
-                break
-            spent += work_of(SHAPE, left, rows, LEAST)
-            self._done += rows
-            if self._done >= total:
-                self._layer, self._done = self._layer + 1, 0
-        return spent
+from dyvte.engine.plan import Limits, Plan, Work
+from tests.engine.toy import LAYERS, LEAST, PAGE, ROW, SHAPE, Toy
 
 
 def test_first_come_first_served() -> None:
@@ -251,11 +177,16 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.toy = Toy(pages=14 * LAYERS, max_num_seqs=4, budget=50 * ROW)
+        self.toy = Toy(pages=14 * LAYERS, max_num_seqs=4, budget=50 * ROW, light=20 * ROW)
+        self.passed = False
 
     @rule(rows=st.integers(1, 60), layer=st.integers(0, LAYERS - 1), gone=st.integers(0, 40))
     def add(self, rows: int, layer: int, gone: int) -> None:
         self.toy.add_with_exit(rows, layer, gone)
+
+    @rule(rows=st.integers(1, 60))
+    def add_pictures(self, rows: int) -> None:
+        self.toy.add_pictures(rows)
 
     @precondition(lambda self: len(self.toy.scheduler.waiting) < 12)
     @rule(count=st.integers(2, 8))
@@ -268,17 +199,21 @@ class SchedulerMachine(RuleBasedStateMachine):
         line = [work.seq for work in scheduler.waiting]
         in_flight = {work.seq for work in scheduler.group}
         plan = self.toy.step()
-        assert not set(plan.decode) & set(plan.group)
-        self.check_order(line, [seq for seq in plan.group if seq not in in_flight], plan)
+        assert not set(plan.decode) & {*plan.group, *plan.passing}
+        self.check_order(line, in_flight, plan)
+        self.check_passing(line, in_flight, plan)
         for seq in plan.decode:
             if self.toy.rows[seq] >= 100:
                 self.toy.scheduler.remove(seq)
 
-    def check_order(self, line: list[int], admitted: list[int], plan: Plan) -> None:
+    def check_order(self, line: list[int], in_flight: set[int], plan: Plan) -> None:
         """Who comes first is first, whoever else would fit; who is youngest yields, and is next."""
         scheduler = self.toy.scheduler
-        assert admitted == line[: len(admitted)]
-        assert len(plan.decode) + len(plan.group) <= scheduler.limits.max_num_seqs
+        admitted = [seq for seq in plan.group if seq not in in_flight]
+        heavy = [seq for seq in line if not self.is_light(seq)]
+        assert admitted in (line[: len(admitted)], heavy[: len(admitted)])
+        inside = len(plan.decode) + len(plan.passing) + len(in_flight | set(plan.group))
+        assert inside <= scheduler.limits.max_num_seqs
         if plan.preempted:
             assert min(plan.preempted) > max(plan.decode, default=-1)
             waiting = [work.seq for work in scheduler.waiting]
@@ -286,6 +221,29 @@ class SchedulerMachine(RuleBasedStateMachine):
         if admitted and plan.decode:
             room = len(plan.decode) * LAYERS
             assert scheduler.ledger.num_free >= room, "the newcomer would be sent back at once"
+
+    def check_passing(self, line: list[int], in_flight: set[int], plan: Plan) -> None:
+        """Light ones in their order, one step in two at most, and the first of the others can
+        have what it needs."""
+        lights = [seq for seq in line if self.is_light(seq)]
+        heavy = [seq for seq in line if not self.is_light(seq)]
+        assert list(plan.passing) == lights[: len(plan.passing)]
+        assert not (self.passed and plan.passing)
+        self.passed = bool(plan.passing)
+        if plan.passing:
+            assert plan.group == ()
+            assert in_flight or heavy
+            assert sum(self.toy.cost(seq) or 0 for seq in plan.passing) <= self.toy.light
+        if plan.passing and heavy and line.index(heavy[0]) < line.index(plan.passing[-1]):
+            ledger, rows = self.toy.scheduler.ledger, self.toy.rows[heavy[0]]
+            inside = len(plan.decode) + len(plan.passing) + len(in_flight)
+            needed = ledger.pages_for(rows + 1) + inside
+            assert ledger.num_free >= needed * LAYERS
+            assert inside < self.toy.scheduler.limits.max_num_seqs
+
+    def is_light(self, seq: int) -> bool:
+        cost = self.toy.cost(seq)
+        return cost is not None and cost <= self.toy.light
 
     @precondition(lambda self: self.toy.rows)
     @rule(data=st.data())
@@ -297,6 +255,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         scheduler = self.toy.scheduler
         waiting = [work.seq for work in scheduler.waiting]
         inside = [work.seq for work in scheduler.group] + scheduler.running
+        assert scheduler.passing == []
         assert len(set(waiting + inside)) == len(waiting + inside)
         assert set(scheduler.ledger.sequences) == set(inside)
 
