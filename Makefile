@@ -100,7 +100,7 @@ $(QUANT)/.made: tests/models/quantized.txt | $(STAMP)
 kernels-test: $(STAMP) ## the CPU kernels as compiled for older processors than this one (needs g++)
 	@for level in x86-64 x86-64-v3; do \
 	  DYVTE_KERNELS_LEVEL=$$level $(BIN)/python -m pytest tests/kernels/test_ops.py \
-	    tests/kernels/test_layer.py $(ARGS) || exit 1; done
+	    tests/kernels/test_vision.py tests/kernels/test_layer.py $(ARGS) || exit 1; done
 
 clients: $(STAMP) ## other people's clients against the demo model, told in docs/clients.md (needs node)
 	@command -v npm >/dev/null || { echo "make clients: no npm (install Node.js)" >&2; exit 2; }

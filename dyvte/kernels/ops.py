@@ -27,18 +27,23 @@ from torch import Tensor
 from dyvte.kernels import build
 
 FORMS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-MAX_DIM = 512  # of a head in causal attention
+ACTIVATIONS = {"": 0, "quick_gelu": 1, "gelu": 2, "gelu_tanh": 3}
+MAX_DIM = 512  # of a head in attention of several rows
 Run = tuple[int, int, int, int]
 """Keys' and values' addresses, numbers from head to head, rows."""
 
 _i64, _int, _float, _at = ctypes.c_int64, ctypes.c_int, ctypes.c_float, ctypes.c_void_p
 _SIGNATURES = {
     "dyvte_panel": [],
-    "dyvte_linear": [_at, _i64, _i64, _i64, _at, _int, _i64, *[_at] * 5, _i64, _int],
+    "dyvte_linear": [
+        *[_at, _i64, _i64, _i64, _at, _int, _i64, *[_at] * 3, _int, _at, _at, _i64, _int]
+    ],
+    "dyvte_layer_norm": [_at, _i64, _i64, _i64, _at, _at, _float, _at, _int],
     "dyvte_rms_norm": [_int, _at, _i64, _i64, _i64, _at, _float, _at, _int],
     "dyvte_turn_heads": [_int, _at, _i64, _i64, _i64, _i64, _at, _float, _at, _at, _int],
     "dyvte_silu_mul": [_int, _at, _i64, _at, _i64, _i64, _i64, _at, _int],
     "dyvte_attend_causally": [_at, _i64, _i64, _at, _i64, _i64, _i64, _float, _at, _int],
+    "dyvte_attend_pictures": [*[_at, _i64] * 3, *[_i64] * 4, _float, _at, _int],
     "dyvte_append_single": [_i64, _at, _i64, _at, _i64, _at, _i64, _i64, _i64],
     "dyvte_decode_layer": [_at, _at, _i64, _at, _at, _at, _at, _int],
     "dyvte_attend_single": [_int, _at, _i64, _at, _i64, _i64, _i64, _i64, _float, _at, _int],
@@ -122,7 +127,18 @@ def linear(
     out: Tensor | None = None,
 ) -> Tensor:
     """``[T, K] → [T, N]``; ``residual [T, N]`` is added to it, and may not overlap ``out``."""
-    return _linear(x_TK, panels, bias, None, None, residual, out)
+    return _linear(x_TK, panels, bias, None, None, "", residual, out)
+
+
+def activated_linear(
+    x_TK: Tensor,
+    panels: Panels,
+    bias: Tensor | None,
+    activation: str,
+    out: Tensor | None = None,
+) -> Tensor:
+    """One of ``ACTIVATIONS`` of the product: ``[T, K] → [T, N]``."""
+    return _linear(x_TK, panels, bias, None, None, activation, None, out)
 
 
 def gated_linear(
@@ -138,7 +154,7 @@ def gated_linear(
     Both weights are alike in shape and type.
     """
     assert (gate.dtype, gate.inputs, gate.outputs) == (up.dtype, up.inputs, up.outputs)
-    return _linear(x_TK, up, up_bias, gate, gate_bias, None, out)
+    return _linear(x_TK, up, up_bias, gate, gate_bias, "", None, out)
 
 
 def _linear(
@@ -147,12 +163,13 @@ def _linear(
     bias: Tensor | None,
     gate: Panels | None,
     gate_bias: Tensor | None,
+    activation: str,
     residual: Tensor | None,
     out: Tensor | None,
 ) -> Tensor:
-    x, rows, apart = _numbers_together(x_TK)
+    x, rows, apart = numbers_together(x_TK)
     added = None if residual is None else residual.contiguous()
-    out = _room(out, x, rows, panels.outputs)
+    out = room(out, x, rows, panels.outputs, apart=residual is None)
     library().dyvte_linear(
         x.data_ptr(),
         rows,
@@ -164,9 +181,10 @@ def _linear(
         None if bias is None else bias.data_ptr(),
         None if gate is None else gate.data.data_ptr(),
         None if gate_bias is None else gate_bias.data_ptr(),
+        ACTIVATIONS[activation],
         None if added is None else added.data_ptr(),
         out.data_ptr(),
-        panels.outputs,
+        out.stride(0),
         torch.get_num_threads(),
     )
     return out
@@ -174,9 +192,9 @@ def _linear(
 
 def rms_norm(x_TK: Tensor, weight: Tensor, eps: float, out: Tensor | None = None) -> Tensor:
     """Rows divided by their root mean square, times ``weight [K]``."""
-    x, rows, apart = _numbers_together(x_TK)
+    x, rows, apart = numbers_together(x_TK)
     width = x.shape[1]
-    out = _room(out, x, rows, width)
+    out = room(out, x, rows, width)
     library().dyvte_rms_norm(
         FORMS[x.dtype],
         x.data_ptr(),
@@ -213,9 +231,9 @@ def turn_heads(
 
 def silu_mul(gate_TN: Tensor, up_TN: Tensor, out: Tensor | None = None) -> Tensor:
     """``silu(gate) * up``: ``[T, N]``."""
-    (gate, rows, gate_apart), (up, _, up_apart) = map(_numbers_together, (gate_TN, up_TN))
+    (gate, rows, gate_apart), (up, _, up_apart) = map(numbers_together, (gate_TN, up_TN))
     width = gate.shape[1]
-    out = _room(out, gate, rows, width)
+    out = room(out, gate, rows, width)
     library().dyvte_silu_mul(
         FORMS[gate.dtype],
         gate.data_ptr(),
@@ -238,7 +256,7 @@ def attends_causally(query: Tensor) -> bool:
 def attend_causally(q_THD: Tensor, run: Run, kv_heads: int, scale: float, out_THD: Tensor) -> None:
     """The last T rows of a run over all rows up to their own, into ``out`` (contiguous)."""
     rows, heads, dim = q_THD.shape
-    query, apart = _heads_together(q_THD)
+    query, apart = heads_together(q_THD)
     library().dyvte_attend_causally(
         query.data_ptr(),
         apart,
@@ -256,7 +274,7 @@ def attend_causally(q_THD: Tensor, run: Run, kv_heads: int, scale: float, out_TH
 def append_single(k_SGD: Tensor, v_SGD: Tensor, runs: Sequence[Run]) -> None:
     """Write each sequence's newest key and value as the last row of its run."""
     sequences, heads, dim = k_SGD.shape
-    (keys, keys_apart), (values, values_apart) = map(_heads_together, (k_SGD, v_SGD))
+    (keys, keys_apart), (values, values_apart) = map(heads_together, (k_SGD, v_SGD))
     library().dyvte_append_single(
         keys.itemsize,
         keys.data_ptr(),
@@ -274,7 +292,7 @@ def attend_single(q_SHD: Tensor, runs: Sequence[Run], kv_heads: int, scale: floa
     """One query row of each sequence over all rows of its run: ``[S, H, D]``."""
     sequences, heads, dim = q_SHD.shape
     out = q_SHD.new_empty(sequences, heads, dim)
-    query, apart = _heads_together(q_SHD)
+    query, apart = heads_together(q_SHD)
     library().dyvte_attend_single(
         FORMS[query.dtype],
         query.data_ptr(),
@@ -291,17 +309,18 @@ def attend_single(q_SHD: Tensor, runs: Sequence[Run], kv_heads: int, scale: floa
     return out
 
 
-def _room(out: Tensor | None, x: Tensor, rows: int, width: int) -> Tensor:
-    """``out`` where it is given, and it must be contiguous; else new memory."""
+def room(out: Tensor | None, x: Tensor, rows: int, width: int, apart: bool = False) -> Tensor:
+    """``out`` where it is given, else new memory. Its rows may lie ``apart``, else follow on."""
     if out is None:
         return x.new_empty(rows, width)
     assert out.shape == (rows, width), "a result has its rows and its numbers"
     assert out.dtype == x.dtype, "a result has the type of its rows"
-    assert out.is_contiguous(), "kernels write one row behind the other"
+    whole = out.stride(1) == 1 if apart else out.is_contiguous()
+    assert whole, "kernels write one row behind the other"
     return out
 
 
-def _numbers_together(x_TK: Tensor) -> tuple[Tensor, int, int]:
+def numbers_together(x_TK: Tensor) -> tuple[Tensor, int, int]:
     """With the numbers of a row side by side, a copy where they are not; rows, and from row to row.
 
     Each question to a tensor costs as much as a hundred numbers: strides are asked for once.
@@ -313,7 +332,7 @@ def _numbers_together(x_TK: Tensor) -> tuple[Tensor, int, int]:
     return x_TK.contiguous(), rows, width
 
 
-def _heads_together(x_THD: Tensor) -> tuple[Tensor, int]:
+def heads_together(x_THD: Tensor) -> tuple[Tensor, int]:
     """With a row's heads one behind the other, a copy where they are not; from row to row."""
     (apart, head, between), (_, heads, dim) = x_THD.stride(), x_THD.shape
     if between == 1 and head == dim:

@@ -106,7 +106,7 @@ class DecoderAdapter(ModelAdapter):
                     if type(child) is nn.Linear:
                         setattr(parent, name, in_layers(child))
         head = self._lm_head
-        if in_head is None or type(head) is not nn.Linear or self.shares_embedding(head):
+        if in_head is None or type(head) is not nn.Linear or self.shares_embedding(head.weight):
             return
         self._lm_head = in_head(head)
         for parent in list(self.model.modules()):
@@ -138,9 +138,9 @@ class DecoderAdapter(ModelAdapter):
         modules = (each for layer in self._layers for each in layer.modules())
         return (each for each in (*modules, self._lm_head) if type(each) is nn.Linear)
 
-    def shares_embedding(self, linear: nn.Linear) -> bool:
-        """True for a head whose weights are the embedding's."""
-        return linear.weight is self._embedding.weight
+    def shares_embedding(self, weight: Tensor) -> bool:
+        """True for the weights of a head that are the embedding's."""
+        return weight is self._embedding.weight
 
     def decoder_bytes(self) -> int:
         """Bytes of the layers, the last norm and the head: what a decode step reads."""

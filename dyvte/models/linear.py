@@ -1,4 +1,4 @@
-"""The forms of a decoder's linear layers on a CPU: which kernel multiplies, from which layout.
+"""The forms of linear layers on a CPU: which kernel multiplies, from which layout.
 
 ``nn.Linear`` goes through one kernel that serves neither few rows nor bf16 well. ``prepare`` puts
 modules of the same name, parameters and result in its place, when a model is loaded; layers, norms
@@ -10,7 +10,7 @@ Shapes: T rows, K in_features, N out_features.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
@@ -24,6 +24,7 @@ from dyvte.kernels.ops import Panels
 from dyvte.models import fused
 from dyvte.models.adapter import ModelAdapter
 from dyvte.models.decoder import DecoderAdapter
+from dyvte.models.vision import tower
 from dyvte.models.workspace import Workspace
 
 WEIGHTS = ("auto", "plain", "int8")
@@ -35,18 +36,28 @@ SMALLEST = 2**19
 LAYOUT_ROWS = 64
 """The number of rows that oneDNN is told when it lays out weights."""
 
+TORCH: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "": lambda x: x,
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+}
+"""What ``ops.ACTIVATIONS`` are, with gradients."""
+
 Form = Callable[[nn.Linear], nn.Module]
 
 
 class PanelLinear(nn.Module):
     """float32 rows over weights in panels (``dyvte.kernels``), 16 bit where that loses nothing.
 
-    ``weight`` is opaque (``to_dense`` gives it back) and takes no gradient; the rows do.
+    ``activation`` is one of ``ops.ACTIVATIONS``, of what comes out. ``weight`` is opaque
+    (``to_dense`` gives it back) and takes no gradient; the rows do.
     """
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, linear: nn.Linear, activation: str = "") -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.activation = activation
         self.hold(ops.lay_out(linear.weight.detach()))
         self.bias = linear.bias
 
@@ -58,8 +69,9 @@ class PanelLinear(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """``[…, K] → […, N]``."""
         if hidden.requires_grad and torch.is_grad_enabled():
-            return F.linear(hidden, self.to_dense(), self.bias)
-        out = ops.linear(hidden.reshape(-1, self.in_features), self.panels, self.bias)
+            return TORCH[self.activation](F.linear(hidden, self.to_dense(), self.bias))
+        rows = hidden.reshape(-1, self.in_features)
+        out = ops.activated_linear(rows, self.panels, self.bias, self.activation)
         return out.view(*hidden.shape[:-1], self.out_features)
 
     def to_dense(self) -> Tensor:
@@ -137,10 +149,10 @@ def quantize(rows_TK: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def prepare(adapter: ModelAdapter, weights: str = "auto") -> None:
-    """Give the decoder's linear layers the form that ``weights`` names. Mutates the model.
+    """Give the model's linear layers the form that ``weights`` names. Mutates the model.
 
     "plain" leaves them alone, "auto" takes the fastest form of the same numbers that this machine
-    has one for, "int8" quantises the layers and not the head. Raises OptionError.
+    has one for, "int8" quantises the decoder's layers and not its head. Raises OptionError.
     """
     if weights not in WEIGHTS:
         raise OptionError("weights", f"{weights!r} is none of {', '.join(WEIGHTS)}")
@@ -156,6 +168,8 @@ def prepare(adapter: ModelAdapter, weights: str = "auto") -> None:
         in_head = PanelLinear if exact is PanelLinear else _as_it_is
         made = partial(fused.layer, dtype=adapter.dtype, space=Workspace())
         adapter.fuse(made, in_head)
+    if exact is PanelLinear:
+        tower.replace(adapter.model, PanelLinear)
 
 
 def bytes_to_hold(adapter: ModelAdapter, stored: torch.dtype | None) -> int:
@@ -169,10 +183,10 @@ def bytes_to_hold(adapter: ModelAdapter, stored: torch.dtype | None) -> int:
         return held
     if ops.available():
         size = 2 if stored in (torch.bfloat16, torch.float16) else 4
-        for each in adapter.linears():
-            held += -(-each.out_features // ops.panel()) * ops.panel() * each.in_features * size
-            if not adapter.shares_embedding(each):
-                held -= each.weight.numel() * each.weight.element_size()
+        for weight in (*(each.weight for each in adapter.linears()), *tower.weights(adapter.model)):
+            held += -(-len(weight) // ops.panel()) * ops.panel() * weight[0].numel() * size
+            if not adapter.shares_embedding(weight):
+                held -= weight.numel() * weight.element_size()
     return held
 
 

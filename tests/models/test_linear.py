@@ -25,6 +25,7 @@ from dyvte.models.adapter import ModelAdapter
 from dyvte.models.families.llava import LlavaAdapter
 from dyvte.models.linear import Int8Linear, PackedLinear, PanelLinear, RowsLinear, prepare
 from dyvte.models.parts import origin_of, parameters_by_part
+from dyvte.models.vision import tower
 from dyvte.packing import pack
 from dyvte.pages import PageLedger
 from tests import tiny
@@ -210,6 +211,7 @@ def even_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model whose outputs come in whole panels of any processor."""
     shape = tiny.config(head_dim=32)
     shape.text_config.intermediate_size, shape.text_config.vocab_size = 64, 288
+    shape.vision_config.hidden_size, shape.vision_config.intermediate_size = 32, 64
     folder = tmp_path_factory.mktemp("even")
     tiny.save_model(folder, shape)
     return folder
@@ -217,7 +219,7 @@ def even_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @needs_kernels
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_a_16_bit_checkpoint_stays_16_bit_in_a_float32_decoder(
+def test_a_16_bit_checkpoint_stays_16_bit_in_a_float32_model(
     dtype: torch.dtype, even_folder: Path
 ) -> None:
     model = adapter(even_folder, torch.float32)
@@ -225,10 +227,12 @@ def test_a_16_bit_checkpoint_stays_16_bit_in_a_float32_decoder(
     before, expected = model.decoder_bytes(), logits(model, 9)
     whole = model.parameter_bytes()
     norms = (2 * tiny.LAYERS + 1) * tiny.HIDDEN * 4
+    multiplied = [*(each.weight for each in model.linears()), *tower.weights(model.model)]
+    halved = sum(weight.numel() * 2 for weight in multiplied)
     prepare(model)
     assert isinstance(model.model.lm_head, PanelLinear)
     assert model.decoder_bytes() - norms == (before - norms) / 2
-    assert whole - model.parameter_bytes() == before - model.decoder_bytes()
+    assert whole - model.parameter_bytes() == halved
     torch.testing.assert_close(logits(model, 9), expected, atol=3e-5, rtol=1e-5)
 
 
@@ -262,18 +266,18 @@ def test_a_head_that_shares_the_embedding_is_copied_into_panels(tiny_folder: Pat
 
 
 @needs_int8
-def test_int8_leaves_head_and_tower_as_they_were(tiny_folder: Path) -> None:
+def test_int8_rounds_neither_head_nor_tower(tiny_folder: Path) -> None:
     model = adapter(tiny_folder, torch.float32)
     prepare(model, "int8")
     assert not isinstance(model.model.lm_head, Int8Linear)
     kinds = {type(each) for each in model.model.model.vision_tower.modules()}
-    assert nn.Linear in kinds
+    assert kinds & {nn.Linear, PanelLinear}
     assert Int8Linear not in kinds
 
 
 @needs_int8
-def test_int8_is_smaller_and_tells_no_origin(tiny_folder: Path) -> None:
-    model = adapter(tiny_folder, torch.float32)
+def test_int8_is_smaller_and_tells_no_origin(even_folder: Path) -> None:
+    model = adapter(even_folder, torch.float32)
     before = model.parameter_bytes(), model.decoder_bytes()
     prepare(model, "int8")
     assert model.decoder_bytes() < 0.6 * before[1]

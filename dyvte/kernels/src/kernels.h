@@ -31,8 +31,8 @@ struct DyvteLayer {
 
 void dyvte_linear(const float* x, int64_t rows, int64_t x_stride, int64_t inputs,
                   const void* weights, int form, int64_t outputs, const float* bias,
-                  const void* gate, const float* gate_bias, const float* residual, float* out,
-                  int64_t out_stride, int threads);
+                  const void* gate, const float* gate_bias, int activation, const float* residual,
+                  float* out, int64_t out_stride, int threads);
 void dyvte_rms_norm(int form, const void* x, int64_t rows, int64_t x_stride, int64_t width,
                     const void* weight, float eps, void* out, int threads);
 void dyvte_turn_heads(int form, void* x, int64_t rows, int64_t x_stride, int64_t heads,

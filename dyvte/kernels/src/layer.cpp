@@ -11,7 +11,7 @@ namespace {
 void multiply(const DyvteLinear& w, const float* x, int64_t rows, const float* residual, float* out,
               int threads, const DyvteLinear* gate = nullptr) {
   dyvte_linear(x, rows, w.inputs, w.inputs, w.panels, static_cast<int>(w.form), w.outputs, w.bias,
-               gate ? gate->panels : nullptr, gate ? gate->bias : nullptr, residual, out, w.outputs,
+               gate ? gate->panels : nullptr, gate ? gate->bias : nullptr, 0, residual, out, w.outputs,
                threads);
 }
 

@@ -1,4 +1,5 @@
-// out = x W^T + bias + residual, all sums in float32, over weights that are laid out in panels.
+// out = x W^T + bias + residual, or an activation of that, all sums in float32, over weights that are
+// laid out in panels.
 //
 // Panel j holds kTileCols outputs: for each input k the weights of these outputs lie side by side.
 // Weights are float32, or 16-bit numbers that are widened in registers: a weight that was bfloat16
@@ -96,6 +97,7 @@ struct Product {
   const float* x;
   int64_t rows, x_stride, inputs;
   int64_t outputs;
+  Activation activation;
   const float* residual;  // null: none
   float* out;
   int64_t out_stride;
@@ -140,6 +142,13 @@ void cross(const Product& p, const Weights<Weight>& weights, int64_t j, const Bl
     tile.residual = place.residual ? place.residual + start * place.stride : nullptr;
     multiply<count>(tile, panel);
   });
+}
+
+// Of what a panel and a block of rows gave, while it is in the cache.
+void activate_block(const Product& p, int64_t j, const Block& block, const Place& place) {
+  const int64_t cols = std::min<int64_t>(kTileCols, p.outputs - j * kTileCols);
+  for (int64_t r = 0; r < block.rows; r++)
+    activate(p.activation, place.out + r * place.stride, cols);
 }
 
 // As `cross`, but what comes out is multiplied with silu of the same rows' product with `gate`,
@@ -200,6 +209,7 @@ void linear(const Product& p, const Weights<Weight>& weights, const Weights<Weig
         const Place place{p.out + at, p.residual ? p.residual + at : nullptr, p.out_stride};
         if (!gate.panels) {
           cross(p, weights, j, block, place);
+          if (p.activation != kNone && k + kDepth >= p.inputs) activate_block(p, j, block, place);
           continue;
         }
         const Place gates = sums ? Place{sums.get() + col, nullptr, p.outputs}
@@ -225,15 +235,17 @@ extern "C" {
 // Outputs of a panel: weights are laid out for as many.
 int dyvte_panel() { return dyvte::kTileCols; }
 
-// out = x W^T + bias + residual, times silu(x G^T + gate_bias) if there is a `gate` G.
+// out = x W^T + bias + residual, times silu(x G^T + gate_bias) if there is a `gate` G, or an
+// `activation` of it (units.h) if there is none.
 // `form` of W and G: 0 float32, 1 bfloat16, 2 float16. All but x, W and out may be null; `residual`
 // lies as `out` does and may not overlap it.
 void dyvte_linear(const float* x, int64_t rows, int64_t x_stride, int64_t inputs,
                   const void* weights, int form, int64_t outputs, const float* bias,
-                  const void* gate, const float* gate_bias, const float* residual, float* out,
-                  int64_t out_stride, int threads) {
+                  const void* gate, const float* gate_bias, int activation, const float* residual,
+                  float* out, int64_t out_stride, int threads) {
   using namespace dyvte;
-  const Product p{x, rows, x_stride, inputs, outputs, residual, out, out_stride};
+  const Product p{x, rows, x_stride, inputs, outputs, static_cast<Activation>(activation),
+                  residual, out, out_stride};
   if (form == 0) linear<float>(p, weights, bias, gate, gate_bias, threads);
   if (form == 1) linear<Bfloat16>(p, weights, bias, gate, gate_bias, threads);
   if (form == 2) linear<Float16>(p, weights, bias, gate, gate_bias, threads);

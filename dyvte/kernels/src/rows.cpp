@@ -1,6 +1,7 @@
-// What a decoder layer does to rows between its products: norms, rotary embeddings, gated units.
+// What a layer does to rows between its products: norms, rotary embeddings, gated units.
 //
-// Rows are float32 or bfloat16, computed in float32 and rounded once.
+// Rows are float32 or bfloat16, computed in float32 and rounded once; those that have their mean
+// taken off are float32.
 
 #include <cmath>
 
@@ -29,6 +30,37 @@ inline void scale_row(const T* x, const T* weight, float scale, T* out, int64_t 
   int64_t i = 0;
   for (; i + kLanes <= width; i += kLanes) store(out + i, load(x + i) * scale * load(weight + i));
   for (; i < width; i++) put(out + i, number(x[i]) * scale * number(weight[i]));
+}
+
+inline float mean_of(const float* x, int64_t width) {
+  Vec numbers = Vec{};
+  int64_t i = 0;
+  for (; i + kLanes <= width; i += kLanes) numbers += load(x + i);
+  float total = sum(numbers);
+  for (; i < width; i++) total += x[i];
+  return total / width;
+}
+
+inline float variance_of(const float* x, float mean, int64_t width) {
+  Vec squares = Vec{};
+  int64_t i = 0;
+  for (; i + kLanes <= width; i += kLanes) {
+    const Vec v = load(x + i) - mean;
+    squares += v * v;
+  }
+  float total = sum(squares);
+  for (; i < width; i++) total += (x[i] - mean) * (x[i] - mean);
+  return total / width;
+}
+
+inline void layer_norm_row(const float* x, const float* weight, const float* bias, float eps,
+                           float* out, int64_t width) {
+  const float mean = mean_of(x, width);
+  const float scale = 1.0f / std::sqrt(variance_of(x, mean, width) + eps);
+  int64_t i = 0;
+  for (; i + kLanes <= width; i += kLanes)
+    store(out + i, (load(x + i) - mean) * scale * load(weight + i) + load(bias + i));
+  for (; i < width; i++) out[i] = (x[i] - mean) * scale * weight[i] + bias[i];
 }
 
 template <class T>
@@ -96,6 +128,16 @@ void dyvte_rms_norm(int form, const void* x, int64_t rows, int64_t x_stride, int
   if (form == 1)
     rms_norm(static_cast<const Bfloat16*>(x), rows, x_stride, width,
              static_cast<const Bfloat16*>(weight), eps, static_cast<Bfloat16*>(out), threads);
+}
+
+// out[r] = (x[r] - mean(x[r])) / deviation(x[r]) * weight + bias, float32.
+void dyvte_layer_norm(const float* x, int64_t rows, int64_t x_stride, int64_t width,
+                      const float* weight, const float* bias, float eps, float* out, int threads) {
+  using namespace dyvte;
+  if (rows * width < kAlone) threads = 1;
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (int64_t r = 0; r < rows; r++)
+    layer_norm_row(x + r * x_stride, weight, bias, eps, out + r * width, width);
 }
 
 // Heads of `dim` numbers in place: a norm of its own for each if `weight` is not null, then turned

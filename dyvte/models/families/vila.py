@@ -122,6 +122,7 @@ class VilaAdapter(FixedRowsAdapter):
 
     def see(self, pixels: Tensor) -> Tensor:
         """The selected hidden state, projected."""
-        states = self.model.vision_tower(pixels, output_hidden_states=True).hidden_states
-        rows: Tensor = self.model.mm_projector(states[self._select_layer])
+        chosen = self._select_layer
+        states = self.model.vision_tower(pixels, output_hidden_states=[chosen]).hidden_states
+        rows: Tensor = self.model.mm_projector(states[chosen])
         return rows

@@ -152,6 +152,11 @@ class Made:
         return dyvte.load(self.folder, device="cpu", dtype="float32")
 
     @cached_property
+    def plain(self) -> dyvte.Model:
+        """Computed by ``transformers``, layer by layer."""
+        return dyvte.load(self.folder, device="cpu", dtype="float32", weights="plain")
+
+    @cached_property
     def reference(self) -> Any:
         family = self.family
         return family.native.from_pretrained(self.folder, attn_implementation="eager").eval()

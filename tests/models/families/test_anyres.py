@@ -157,8 +157,9 @@ def test_other_towers_are_the_classes_own_features_and_flops(name: str, tmp_path
         expected = made.reference.get_image_features(**images).pooler_output
     torch.testing.assert_close(rows[0], expected[0], atol=1e-5, rtol=0)
     assert adapter.visual_rows(images) == [len(expected[0])]
-    adapter.model.config.vision_config._attn_implementation = "eager"
-    assert adapter.vision_flops(images) == counted(lambda: adapter.encode_images([images]))
+    plain: Any = made.plain.adapter
+    plain.model.config.vision_config._attn_implementation = "eager"
+    assert adapter.vision_flops(images) == counted(lambda: plain.encode_images([images]))
 
 
 REFUSED = {

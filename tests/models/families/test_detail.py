@@ -143,7 +143,7 @@ def test_the_flops_of_low_detail_are_what_torch_counts(
     made: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In eager attention: torch has no formula for the CPU's flash SDPA."""
-    prompt, adapter = asked(made, (ONE, "low"), (OTHER, "high")), made.model.adapter
+    prompt, adapter = asked(made, (ONE, "low"), (OTHER, "high")), made.plain.adapter
     vision = adapter.model.config.vision_config  # type: ignore[attr-defined]
     monkeypatch.setattr(vision, "_attn_implementation", "eager")
     total = counted(lambda: adapter.encode_images([images_of(prompt)]))

@@ -161,9 +161,9 @@ def test_lengths_of_the_cache_are_the_trace(policy: Policy, made: Made) -> None:
 
 @pytest.mark.parametrize("name", PICTURED)
 def test_vision_flops_are_what_torch_counts(name: str, made: Made) -> None:
-    """In eager attention: torch has no formula for the CPU's flash SDPA."""
+    """In eager attention: torch has no formula for the CPU's flash SDPA, nor for our kernels."""
     prompt = made.model.prompt(CONVERSATIONS[name])
-    adapter: Any = made.model.adapter
+    adapter: Any = made.plain.adapter
     vision = adapter.model.config.vision_config
     before, vision._attn_implementation = vision._attn_implementation, "eager"
     try:

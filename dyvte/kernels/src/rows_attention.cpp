@@ -1,4 +1,5 @@
-// Causal attention of many query rows over a run of keys and values: a prefill's attention.
+// Attention of many query rows: a prefill's, causal, over a run of keys and values, and that of
+// pictures, in which each row sees all of its own.
 //
 // kTileCols query rows of a head are computed side by side, one to a lane, so that a softmax is
 // kept up with lane by lane. Scores are keys times queries, what is attended is values times
@@ -50,14 +51,25 @@ void multiply_all(int64_t rows, const float* x, int64_t row, int64_t step, int64
   });
 }
 
+constexpr int64_t kAll = std::numeric_limits<int32_t>::max();
+
 // At most kTileCols rows of one head. The first sees keys up to `last`, each other one more than the
-// row before it.
+// row before it, or all see all (kAll).
 struct Rows {
   const float* query;
   int64_t query_stride;
   float* out;
   int64_t out_stride;
   int64_t rows, last;
+};
+
+// What they see of one head.
+struct Seen {
+  const float* keys;
+  int64_t key_stride;  // from row to row
+  const float* values;
+  int64_t value_stride;
+  int64_t rows;
 };
 
 struct Softmax {
@@ -111,19 +123,19 @@ struct Softmax {
   }
 };
 
-void attend_rows(const Rows& r, const float* keys, const float* values, int64_t dim, float scale,
-                 Scratch& s) {
+void attend_rows(const Rows& r, const Seen& seen, int64_t dim, float scale, Scratch& s) {
   for (int64_t i = 0; i < kTileCols; i++) {
     const float* query = r.query + std::min(i, r.rows - 1) * r.query_stride;
     for (int64_t d = 0; d < dim; d++) s.query[d * kTileCols + i] = query[d] * scale;
   }
   Softmax softmax;
-  const int64_t seen = r.last + r.rows;
-  for (int64_t key = 0; key < seen; key += kKeys) {
-    const int64_t count = std::min(kKeys, seen - key);
-    multiply_all(count, keys + key * dim, dim, 1, dim, s.query, false, s.scores);
+  for (int64_t key = 0; key < seen.rows; key += kKeys) {
+    const int64_t count = std::min(kKeys, seen.rows - key);
+    const float* keys = seen.keys + key * seen.key_stride;
+    const float* values = seen.values + key * seen.value_stride;
+    multiply_all(count, keys, seen.key_stride, 1, dim, s.query, false, s.scores);
     softmax.take(s.scores, key, count, r.last, s.attended, dim);
-    multiply_all(dim, values + key * dim, 1, dim, count, s.scores, key > 0, s.attended);
+    multiply_all(dim, values, 1, seen.value_stride, count, s.scores, key > 0, s.attended);
   }
   const Vec parts[2] = {1.0f / softmax.total[0], 1.0f / softmax.total[1]};
   Softmax::scale(s.attended, dim, parts);
@@ -162,9 +174,33 @@ void dyvte_attend_causally(const float* query, int64_t query_stride, int64_t row
     r.out_stride = heads * dim;
     r.rows = std::min<int64_t>(kTileCols, rows - from);
     r.last = run->rows - rows + from;
-    const float *keys = static_cast<const float*>(run->keys) + run_at;
-    const float *values = static_cast<const float*>(run->values) + run_at;
-    attend_rows(r, keys, values, dim, scale, scratch());
+    const Seen seen{static_cast<const float*>(run->keys) + run_at, dim,
+                    static_cast<const float*>(run->values) + run_at, dim, r.last + r.rows};
+    attend_rows(r, seen, dim, scale, scratch());
+  }
+}
+
+// Rows of `images` pictures one behind the other, `rows` of each; a row sees all of its picture.
+// query, keys, values [images * rows, heads, dim], their rows `..._stride` apart; out alike,
+// contiguous. `dim` is at most 512.
+void dyvte_attend_pictures(const float* query, int64_t query_stride, const float* keys,
+                           int64_t key_stride, const float* values, int64_t value_stride,
+                           int64_t images, int64_t rows, int64_t heads, int64_t dim, float scale,
+                           float* out, int threads) {
+  using namespace dyvte;
+  const int64_t blocks = (rows + kTileCols - 1) / kTileCols;
+  if (images * rows * rows * heads * dim < kAlone) threads = 1;
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
+  for (int64_t task = 0; task < images * heads * blocks; task++) {
+    const int64_t head = task / blocks % heads, first = task / blocks / heads * rows;
+    const int64_t from = rows * (task % blocks) / blocks, stop = rows * (task % blocks + 1) / blocks;
+    const int64_t at = first + from;
+    const Rows r{query + at * query_stride + head * dim, query_stride,
+                 out + (at * heads + head) * dim,        heads * dim,
+                 stop - from,                            kAll};
+    const Seen seen{keys + first * key_stride + head * dim, key_stride,
+                    values + first * value_stride + head * dim, value_stride, rows};
+    attend_rows(r, seen, dim, scale, scratch());
   }
 }
 }
