@@ -11,6 +11,7 @@ head_dim.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +26,7 @@ BLOCK_ROWS = 924
 """Rows that go from a norm to the end of the MLP at a time, as in a decoder."""
 APART = 16
 """Numbers between the rows of queries, keys and values: rows that lie a multiple of 4 KiB apart, as
-those of many towers would, share a few lines of the first cache, which took attention 1.3 times as
+those of many towers would, share a few sets of the first cache, and attention takes 1.3 times as
 long."""
 
 
@@ -108,8 +109,7 @@ class EncoderLayer:
     def __call__(self, rows_Td: Tensor, images: int) -> None:
         """See the class; ``rows`` are contiguous."""
         between = self._attend(rows_Td, images)
-        blocks = between.split(BLOCK_ROWS), rows_Td.split(BLOCK_ROWS)
-        for block, out in zip(*blocks, strict=True):
+        for block, out in _blocks(between, rows_Td):
             normed = self._normed(self.before_mlp, block)
             room = self.space.take("units", block, len(block), self.up.out_features)
             units = ops.activated_linear(
@@ -142,13 +142,21 @@ class EncoderLayer:
         if room is None:
             room = rows_Td.new_empty(len(rows_Td), width + APART)
         out = room[:, :width]
-        for block, product in zip(rows_Td.split(BLOCK_ROWS), out.split(BLOCK_ROWS), strict=True):
-            joined(self._normed(self.before_attention, block), product)
+        for block, product in _blocks(rows_Td, out):
+            normed = self._normed(self.before_attention, block)
+            ops.linear(normed, joined.panels, joined.bias, out=product)
         return joined.split(out)
 
     def _normed(self, norm: Norm | CentredNorm | None, rows_Td: Tensor) -> Tensor:
         room = self.space.take("normed", rows_Td, *rows_Td.shape)
         return rows_Td if norm is None else norm(rows_Td, room)
+
+
+def _blocks(rows: Tensor, others: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
+    """Both, some rows at a time."""
+    if len(rows) <= BLOCK_ROWS:
+        return [(rows, others)]
+    return zip(rows.split(BLOCK_ROWS), others.split(BLOCK_ROWS), strict=True)
 
 
 def _add(linear: Any, x: Tensor, scale: Tensor | None, residual: Tensor, out: Tensor) -> None:
