@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 
 import torch
@@ -69,6 +70,13 @@ class EngineCore:
     def has_work(self) -> bool:
         """True if a step would do something."""
         return self.scheduler.has_work
+
+    def heed(self, interrupted: Callable[[], bool]) -> None:
+        """End a long step that nobody decodes in as soon as ``interrupted`` says so.
+
+        It is asked between pieces of the work, from the thread that steps.
+        """
+        self._stepper.interrupted = interrupted
 
     def seconds_waiting(self) -> float:
         """What the prefills in line may take, by what was learned here; 0 before anything was."""
@@ -137,7 +145,7 @@ class EngineCore:
     def step(self) -> list[Emission]:
         """Run one step and return what it said, in sequence order."""
         began = time.perf_counter()
-        plan = self.scheduler.plan(self.runner.cache.lengths, self.runner.pace.piece)
+        plan = self.scheduler.plan(self.runner.cache.lengths, self.runner.pace.light)
         for seq in sorted(plan.preempted, reverse=True):
             self._preempt(seq)
         if plan.idle:

@@ -69,6 +69,7 @@ class AsyncEngine:
         self._died = False
         self._turnstile = Turnstile()
         self._arrivals = Arrivals()
+        core.heed(lambda: not self._commands.empty())
         self._shadows = Shadows(core, shadows or ShadowConfig(), self._tell_shadow)
 
     @property

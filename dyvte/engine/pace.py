@@ -58,10 +58,19 @@ class Pace:
     @property
     def piece(self) -> int:
         """Work that fits a stall, or ``QUIET_S`` where none is set."""
+        return self._within(MARGIN)
+
+    @property
+    def light(self) -> int:
+        """A prefill of no more work may pass others. Alone in its step and not in each, it may
+        take all of a stall: a stream meets the slowest of many pieces, but few of these."""
+        return self._within(1.0)
+
+    def _within(self, share: float) -> int:
         if self.fixed is not None:
             return self.fixed
-        stall = self.stall_s or QUIET_S
-        return int(MARGIN * stall / self.layers.seconds) if self.layers.seconds else self.first
+        stall = share * (self.stall_s or QUIET_S)
+        return int(stall / self.layers.seconds) if self.layers.seconds else self.first
 
     def image_work(self, flops: int) -> int:
         """FLOPs of the vision tower as as many of the decoder as take the same time."""

@@ -5,6 +5,7 @@ Knows sequences and the model; knows neither queues nor threads nor what a token
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ from dyvte.engine.foreseen import foreseen
 from dyvte.engine.image_cache import ImageCache
 from dyvte.engine.pace import Pace
 from dyvte.engine.pictures import Pictures, Seen, Tower
-from dyvte.engine.pieces import rows_within, work_of
+from dyvte.engine.pieces import rows_evenly, rows_within, work_of
 from dyvte.engine.scoring import score_prompts, scored
 from dyvte.engine.sequence import Sequence
 from dyvte.exits.policy import Off
@@ -119,15 +120,18 @@ class Runner:
         """Work of all layers of a group: what it may come to, never less than what it will."""
         return sum(foreseen(self.model.decoder, each, each.source) for each in prefill.sequences)
 
-    def advance(self, prefill: Prefill, work: int | None, must: bool) -> list[Output]:
+    def advance(
+        self, prefill: Prefill, work: int | None, must: bool, interrupted: Callable[[], bool]
+    ) -> list[Output]:
         """Run rows and layers of a group that cost no more than ``work`` (None: all that is left).
 
-        With ``must`` a piece runs however small ``work`` is. The outputs come with the last layer.
+        With ``must`` a piece runs however small ``work`` is. ``interrupted`` is asked after each,
+        and ends it where that is True. The outputs come with the last layer.
         """
         lap = Lap(self.model.device)
         state = prefill.loop or self._begin(prefill)
         asked, spent = len(state.gates), 0
-        while state.layer < self.model.decoder.num_layers:
+        while state.layer < self.model.decoder.num_layers and not (spent and interrupted()):
             left = work if work is None else work - spent
             rows, cost = self._next_piece(state, left, must and not spent)
             # Where an abort took what the layer had still to run, it ends with no row more.
@@ -172,7 +176,7 @@ class Runner:
             known = [each.cached(state.layer) if each else 0 for each in state.passages]
             left = [(rows, keys) for (rows, _), keys in zip(left, known, strict=True)]
         if work is None:
-            rows = sum(count for count, _ in left)
+            rows = rows_evenly(shape, left, self.pace.piece)
         else:
             rows = rows_within(shape, left, work, least, must)
         return rows, work_of(shape, left, rows, least)
@@ -210,7 +214,9 @@ class Runner:
             self._timings.add(each, self._decided)
         if prefills:
             work = self._work(state, len(prefills), len(decodes))
-            self._timings.add(layers, lambda seconds: self.pace.layers.learn(work, seconds))
+            if work >= self.model.decoder.num_layers * self.model.decoder.linear(self.pace.least):
+                # Fewer rows take as long as reading the weights does, whatever their work.
+                self._timings.add(layers, lambda seconds: self.pace.layers.learn(work, seconds))
             self._timings.add(whole, lambda seconds: _prefilled(prefills, seconds))
         return _outputs([*prefills, *decodes], out, passages)
 

@@ -43,10 +43,14 @@ class Stepper:
         self.runner = runner
         self.prefixes = prefixes
         self.prefill: Prefill | None = None
+        self.interrupted: Callable[[], bool] = _never
         self._fail = fail
 
     def step(self, group: Seq[Sequence], decodes: Seq[Sequence], work: int | None) -> Ran:
-        """Run the group as far as ``work`` goes (None: to its end) and one row of each decode."""
+        """Run the group as far as ``work`` goes and one row of each decode.
+
+        None: to its end, unless ``interrupted``.
+        """
         ran = Ran()
         if group and self.prefill is None:
             self.prefill = self._opened(group)
@@ -57,7 +61,7 @@ class Stepper:
         prefill = self.prefill
         if prefill is None or prefill.pictures.left:
             self._decode(decodes, ran)
-        elif prefill.loop is None and (work is None or self.runner.whole(prefill) <= work):
+        elif prefill.loop is None and self._joins(prefill, decodes, work):
             self.prefill = None
             self._run_joined(prefill.sequences, decodes, ran)
         else:
@@ -99,26 +103,37 @@ class Stepper:
         return self.runner.open(group)
 
     def _see(self, work: int | None, beside: bool) -> Seen:
-        if self.prefill is None or not self.prefill.pictures.left:
-            return Seen()
-        seen = self.runner.encode(self.prefill, work, beside)
-        for state, error in seen.failed:
-            self._fail(state, error)
+        """Encode what ``work`` allows (None: all, some at a time, unless ``interrupted``)."""
+        at_once, seen = self.runner.pace.piece if work is None else work, Seen()
+        while self.prefill is not None and self.prefill.pictures.left:
+            seen = self.runner.encode(self.prefill, at_once, beside)
+            for state, error in seen.failed:
+                self._fail(state, error)
+            if work is not None or self.interrupted():
+                break
         return seen
+
+    def _joins(self, prefill: Prefill, decodes: Seq[Sequence], work: int | None) -> bool:
+        """True if a group runs whole, in one forward with the decodes."""
+        return bool(decodes) if work is None else self.runner.whole(prefill) <= work
 
     def _run_joined(self, group: Seq[Sequence], decodes: Seq[Sequence], ran: Ran) -> None:
         """A whole group and the decodes in one packed forward."""
-        ran.prefill_rows = sum(each.rows - _cached(each) for each in group)
+        ran.prefill_rows = _rows(group)
         ran.outputs += self._rescued(lambda: self.runner.run(group, decodes), group, decodes)
 
     def _advance(self, prefill: Prefill, work: int | None, must: bool, ran: Ran) -> None:
         """A piece of a group that is cut. The outputs come with the last one."""
         layers = self.runner.model.decoder.num_layers
-        rows = prefill.row_layers // layers
+        rows, begins = prefill.row_layers // layers, prefill.loop is None
+        interrupted = self.interrupted if work is None else _never
         outputs = self._rescued(
-            lambda: self.runner.advance(prefill, work, must), prefill.sequences, []
+            lambda: self.runner.advance(prefill, work, must, interrupted), prefill.sequences, []
         )
-        ran.prefill_rows = prefill.row_layers // layers - rows
+        whole = begins and bool(outputs)
+        ran.prefill_rows = (
+            _rows(prefill.sequences) if whole else prefill.row_layers // layers - rows
+        )
         ran.outputs += outputs
         if outputs:
             self.prefill = None
@@ -168,11 +183,16 @@ class Stepper:
             return []
 
 
+def _never() -> bool:
+    return False
+
+
 def _of_the_living(ran: Ran) -> Ran:
     ran.outputs = [out for out in ran.outputs if out.sequence.finish_reason is None]
     return ran
 
 
-def _cached(sequence: Sequence) -> int:
-    """Rows of its prompt that need not run."""
-    return sequence.source.stop if sequence.source is not None else 0
+def _rows(sequences: Seq[Sequence]) -> int:
+    """Rows of their prompts that must run."""
+    sources = [each.source for each in sequences if each.source is not None]
+    return sum(each.rows for each in sequences) - sum(source.stop for source in sources)

@@ -25,8 +25,11 @@ def warm_up(core: EngineCore) -> None:
     Raises what a broken model raises; graphs that cannot be captured are done without.
     """
     _capture(core)
-    params = SamplingParams(max_tokens=2, temperature=0, ignore_eos=True)
-    prompts = [Prompt([0])]
+    new = 2
+    params = SamplingParams(max_tokens=new, temperature=0, ignore_eos=True)
+    # As many rows as tell how long work takes: with fewer a layer's weights take most of the time.
+    rows = min(core.runner.pace.least, core.max_model_len - new)
+    prompts = [Prompt([0] * max(1, rows))]
     if core.model.chat is not None and core.model.process_images is not None:
         picture = Image.new("RGB", (64, 64), "gray")
         parts = [{"type": "image", "image": picture}, {"type": "text", "text": "warm up"}]
