@@ -175,7 +175,10 @@ def _run_rows(
 
 def _read_rows(loop: LayerLoop, begun: Begun, stop: int) -> list[int] | None:
     """Of a piece of the last layer the rows that are read; None if all are."""
-    if loop.read_all or reads_rows(loop.layer, loop.batch, loop.policies):
+    # Queries that are kept are those of all rows, even if who wanted them has been dropped since.
+    if begun.queries is not None or loop.read_all:
+        return None
+    if reads_rows(loop.layer, loop.batch, loop.policies):
         return None
     return [row - begun.rows for row in loop.batch.last_rows if begun.rows <= row < stop]
 

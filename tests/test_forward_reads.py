@@ -109,6 +109,26 @@ class Seen:
 LAST = tiny.LAYERS - 1
 
 
+@torch.inference_mode()
+def test_aborts_in_the_last_layer_leave_the_others_as_they_are(tiny_model: dyvte.Model) -> None:
+    """Though it was begun for one that looks at all rows there, and who is gone."""
+    adapter, bench = tiny_model.adapter, Bench(tiny_model, RunAttention())
+    looks = State(0.5, tiny.scale(), min_layer=LAST)
+    prompts = [tiny.prompt(1), tiny.prompt(2, images=2), tiny.prompt(3, images=1)]
+    batch = bench.prefill(prompts)
+    first, second, third = batch.lengths
+    state = loop.start(adapter, batch, [Off(), looks, Off()], read_all=False)
+    loop.advance(adapter, state, bench.cache, bench.attention, LAST)
+    loop.advance_rows(adapter, state, bench.cache, bench.attention, first + second // 2)
+    loop.drop(state, 1)
+    loop.advance_rows(adapter, state, bench.cache, bench.attention, third // 2)
+    loop.drop(state, 0)
+    loop.advance(adapter, state, bench.cache, bench.attention, tiny.LAYERS)
+    alone = Bench(tiny_model, RunAttention())
+    expected = last_rows_only(alone, alone.prefill(prompts[2:]), [Off()])
+    assert_same(loop.finish(adapter, state), expected)
+
+
 @pytest.mark.parametrize(
     ("policy", "all_rows"),
     [
