@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -46,6 +46,13 @@ class AttentionBackend(Protocol):
     ) -> Tensor:
         """Attend each segment's rows to its own keys, causally."""
         ...
+
+
+@runtime_checkable
+class WatchesRows(Protocol):
+    """A backend that looks at every row's queries, also where nobody reads what becomes of it."""
+
+    watches_rows: ClassVar[bool]
 
 
 class Tap(Protocol):

@@ -20,7 +20,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from dyvte.attention import AttentionBackend, StepContext
+from dyvte.attention import AttentionBackend, StepContext, WatchesRows
 from dyvte.boundary import Boundary, reads_rows, wants_queries
 from dyvte.exits.policy import Policy
 from dyvte.exits.view import Queries
@@ -168,7 +168,8 @@ def _run_rows(
         cos, sin = rotary
         rotary = (cos[..., begun.rows : stop, :], sin[..., begun.rows : stop, :])
     last = loop.layer == model.decoder.num_layers - 1
-    reads = _read_rows(loop, begun, stop) if last else None
+    narrow = last and not isinstance(attention, WatchesRows)
+    reads = _read_rows(loop, begun, stop) if narrow else None
     context = StepContext(loop.layer, batch, cache, attention, begun.queries, reads)
     return model.run_layer(loop.layer, batch.hidden, rotary, context)
 

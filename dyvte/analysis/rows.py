@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -55,6 +55,7 @@ class WatchedAttention:
     """
 
     name = "watched"
+    watches_rows: ClassVar[bool] = True
 
     def __init__(
         self,
