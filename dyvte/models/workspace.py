@@ -22,6 +22,10 @@ class Workspace(threading.local):
     def __init__(self) -> None:
         self._held: dict[str, Tensor] = {}
 
+    def __reduce__(self) -> tuple[type[Workspace], tuple[()]]:
+        """A copy of a model computes in memory of its own."""
+        return Workspace, ()
+
     def take(self, name: str, like: Tensor, rows: int, width: int) -> Tensor | None:
         """Room ``[rows, width]`` in ``like``'s type and place, until ``name`` is taken again.
 

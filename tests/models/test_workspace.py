@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -140,3 +141,14 @@ def test_a_model_in_blocks_and_held_memory_answers_and_exits_as_plain_does(
     expected = dyvte.generate(plain_model, prompts, GREEDY, EXITS[exits])
     in_blocks(7)
     same(dyvte.generate(tiny_model, prompts, GREEDY, EXITS[exits]), expected)
+
+
+def test_a_copied_model_sees_the_same_in_memory_of_its_own(tiny_folder: Any) -> None:
+    """A tower in our kernels lies in the model, and with it what it computes in."""
+    adapter = adapter_of(dyvte.load(tiny_folder, device="cpu", dtype="float32"))
+    images = tiny.prompt(1).images
+    assert images is not None
+    [expected] = adapter.encode_images([images])
+    adapter.model = copy.deepcopy(adapter.model)
+    [found] = adapter.encode_images([images])
+    assert all(map(torch.equal, found, expected))
