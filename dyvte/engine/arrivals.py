@@ -17,7 +17,7 @@ from contextlib import contextmanager
 GRACE_S = 0.01  # from the end of a preparation until its request, or the next, is handed in
 POLL_S = 0.002
 SHARE = 0.15  # of the work at hand may pass in waiting for company
-LONGEST_S = 0.3
+LONGEST_S = 0.6
 
 
 class Arrivals:
