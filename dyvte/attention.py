@@ -144,8 +144,8 @@ class StepContext:
             return self.backend(q_THD, k_TKD, v_TKD, self.layer, self.batch, self.cache, scale)
         if not self.reads:
             return q_THD
-        rows = self.batch.ends(self.reads)
-        k_TKD, v_TKD = k_TKD[self.read], v_TKD[self.read]
+        rows, read = self.batch.ends(self.reads), self.read
+        k_TKD, v_TKD = k_TKD[read], v_TKD[read]
         return self.backend(q_THD, k_TKD, v_TKD, self.layer, rows, self.cache, scale)
 
 

@@ -134,8 +134,8 @@ class FusedLayer:
         self.scale, self.head_dim = float(attention.scaling), int(attention.head_dim)
         norms = (getattr(attention, name, None) for name in ("q_norm", "k_norm"))
         self.of_queries, self.of_keys = (Norm.of(each) if each else None for each in norms)
-        self.row_by_row = not any(map(_foreign, (*self.query_key_value.linears, self.attended)))
-        self.row_by_row &= not any(map(_foreign, (self.gate, self.up, self.down)))
+        linears = (*self.query_key_value.linears, self.attended, self.gate, self.up, self.down)
+        self.row_by_row = not any(map(_foreign, linears))
         self.space = space
         self.decode = self._for_single_rows()
 
